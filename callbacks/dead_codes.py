@@ -1,0 +1,87 @@
+"""Codes that nothing chooses move to where they are needed."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import lightning
+import torch
+import torch.distributed as dist
+from torch import Tensor
+
+from crystalline.quantizers.calibration import visit_codebooks
+from crystalline.quantizers.codebook import Codebook
+
+
+class DeadCodeReset(lightning.Callback):
+    """At intervals, gives every site's dead codes the place of inputs that are served badly.
+
+    Inputs are those of the global batch just done, so nothing has to be kept between rounds and a
+    resumed run does the same. Under DDP rank 0 chooses and the others follow. Optimizers forget
+    the momentum of moved codes.
+
+    Args:
+        every_n_steps: Rounds between resets.
+        idle_positions: Training positions without a choice after which a code is dead.
+        max_fraction: At most this share of a book moves at once.
+        until: Share of training after which codes are left alone, so that they can settle.
+        seed: With the round, decides which inputs become codes.
+    """
+
+    def __init__(
+        self,
+        every_n_steps: int = 50,
+        idle_positions: int = 50_000,
+        max_fraction: float = 0.05,
+        until: float = 0.9,
+        seed: int = 0,
+    ) -> None:
+        self.every_n_steps = every_n_steps
+        self.idle_positions = idle_positions
+        self.max_fraction = max_fraction
+        self.until = until
+        self.seed = seed
+
+    def on_train_batch_end(
+        self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        step = trainer.global_step
+        if step % self.every_n_steps or step > self.until * pl_module.total_steps:
+            return
+        books = {s: b for s, b in pl_module.model.codebooks().items() if b.maintained}
+        if not books:
+            return
+        revived = {site: torch.zeros_like(b.idle, dtype=torch.bool) for site, b in books.items()}
+        if trainer.is_global_zero:
+            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+
+            def revive(site: str, book: Codebook, inputs: Tensor) -> None:
+                revived[site] = book.revive_dead_codes(
+                    inputs,
+                    idle_positions=self.idle_positions,
+                    max_fraction=self.max_fraction,
+                    generator=generator,
+                )
+
+            batch = trainer.datamodule.train_batch(step - 1)  # type: ignore[attr-defined]
+            visit_codebooks(pl_module.model, batch.tokens.to(pl_module.device), revive)
+        for site, book in books.items():
+            if trainer.world_size > 1:
+                revived[site] = _follow_rank_0(book, revived[site])
+            _forget_momentum(trainer.optimizers, book.codes, revived[site])
+        pl_module.record({"codebook/revived": sum(int(r.sum()) for r in revived.values())})
+
+
+def _follow_rank_0(book: Codebook, revived: Tensor) -> Tensor:
+    flags = revived.to(torch.uint8)
+    dist.broadcast(flags, src=0)
+    for tensor in book.state_dict().values():
+        dist.broadcast(tensor, src=0)
+    return flags.bool()
+
+
+def _forget_momentum(optimizers: list[Any], codes: Tensor, revived: Tensor) -> None:
+    for optimizer in optimizers:
+        for value in optimizer.state.get(codes, {}).values():
+            if isinstance(value, Tensor) and value.shape == codes.shape:
+                value[revived] = 0

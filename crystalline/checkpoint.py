@@ -1,0 +1,124 @@
+"""Checkpoints that stand alone: what is in one, and how a model comes out of it again."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from crystalline.contract import LanguageModel
+from crystalline.errors import UserError
+from crystalline.files import atomic_path, write_atomically
+from crystalline.tokenizer import Tokenizer, tokenizer_from_json
+
+FORMAT = 1
+"""Raised whenever an older reader would misunderstand the "crystalline" entry."""
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A model ready to be used."""
+
+    model: LanguageModel
+    """In eval mode, on the CPU."""
+    tokenizer: Tokenizer
+    config: dict[str, Any]
+    """The resolved configuration it was trained with."""
+    checkpoint: dict[str, Any]
+    """The "crystalline" entry: format, config, tokenizer, vocab_size, data_fingerprint, versions."""
+
+
+def load(path: str | Path) -> Loaded:
+    """Rebuild model and tokenizer from a checkpoint alone.
+
+    Raises:
+        UserError: If the file is missing, damaged or not a checkpoint of this suite.
+    """
+    from hydra.utils import instantiate
+
+    state = read(path)
+    entry = state["crystalline"]
+    model = instantiate(entry["config"]["model"], vocab_size=entry["vocab_size"], _convert_="all")
+    try:
+        model.load_state_dict(model_weights(state))
+    except RuntimeError as error:
+        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
+        raise UserError(f"{path} holds weights of another model than its config says: {first}") from None
+    return Loaded(model.eval(), tokenizer_from_json(entry["tokenizer"]), entry["config"], entry)
+
+
+def model_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+    """The model's own entries of a Lightning state dict."""
+    prefix = "model."
+    return {
+        name.removeprefix(prefix): value
+        for name, value in state["state_dict"].items()
+        if name.startswith(prefix)
+    }
+
+
+def read(path: str | Path) -> dict[str, Any]:
+    """The checkpoint as plain containers and CPU tensors, verified.
+
+    Raises:
+        UserError: If the file is missing, damaged or not a checkpoint of this suite.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"there is no checkpoint {path}; a run keeps its own in <run>/checkpoints")
+    _verify(path)
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
+        raise UserError(f"{path} is damaged or no checkpoint; use another one of its folder") from None
+    entry = state.get("crystalline") if isinstance(state, dict) else None
+    if not isinstance(entry, dict) or "config" not in entry:
+        raise UserError(f"{path} is no checkpoint of this suite: it has no 'crystalline' entry")
+    if entry["format"] != FORMAT:
+        raise UserError(
+            f"{path} has format {entry['format']}, this version reads {FORMAT}; "
+            f"use the version that wrote it: {entry['versions'].get('crystalline')}"
+        )
+    return state
+
+
+def write(state: Mapping[str, Any], path: Path) -> None:
+    """Save atomically, with the file's SHA-256 beside it as <name>.sha256.
+
+    The old sum is kept in the sum file until the new checkpoint stands, so that a crash between the
+    two renames leaves a pair that verifies.
+    """
+    sums = _sum_file(path)
+    old = sums.read_text() if sums.is_file() else ""
+    with atomic_path(path) as temporary:
+        torch.save(dict(state), temporary)
+        new = _sha256(temporary) + "\n"
+        write_atomically(sums, new + old)
+    write_atomically(sums, new)
+
+
+def remove(path: Path) -> None:
+    """Delete a checkpoint and its sum, if they are there."""
+    path.unlink(missing_ok=True)
+    _sum_file(path).unlink(missing_ok=True)
+
+
+def _verify(path: Path) -> None:
+    sums = _sum_file(path)
+    if sums.is_file() and _sha256(path) not in sums.read_text().split():
+        raise UserError(f"{path} is damaged (its checksum differs); use another one of its folder")
+
+
+def _sum_file(path: Path) -> Path:
+    return path.with_name(path.name + ".sha256")
+
+
+def _sha256(path: Path) -> str:
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,146 @@
+"""What every family answers with, so that metrics, resets, dumps and search are written once.
+
+A *site* is a place in a model where something discrete is chosen; its name is the path of the
+module that chooses ("stages.0.blocks.2.quantizer") and stays the same across checkpoints.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+Edit = Callable[[Tensor, Tensor], Tensor]
+"""`edit(indices (B, S, k) int64, positions (S,) int64) -> indices`, applied between selection and
+lookup. Positions count within the site's own sequence, cached positions included."""
+
+Edits = Mapping[str, Edit]
+"""An `Edit` for each site that is to be overridden."""
+
+
+@dataclass(frozen=True)
+class Codes:
+    """What one discrete site chose for a batch."""
+
+    indices: Int[Tensor, "batch pos k"]
+    """int64; the k codes of each position: levels of a residual quantizer, or the active top-k."""
+    codebook_size: int
+    """K; every index lies in [0, K)."""
+    shared: bool = False
+    """Whether the k entries come from one book (top-k) or each from a book of its own (levels)."""
+    weights: Float[Tensor, "batch pos k"] | None = None
+    """Where codes are mixed rather than summed."""
+    mask: Bool[Tensor, "batch pos"] | None = None
+    """True at real positions, where segments are padded."""
+    span: int = 1
+    """How many input tokens one position covers (2**stage in a pyramid)."""
+    ends: Int[Tensor, "batch pos"] | None = None
+    """Last input token that each position has seen, where spans vary."""
+    entropy: Float[Tensor, "batch pos"] | None = None
+    """Of the assignment, in nats."""
+    temperature: Float[Tensor, "..."] | None = None
+    """Where it is learned."""
+
+    def last_tokens(self) -> Int[Tensor, "batch pos"]:
+        """Index of the last input token that each position has seen."""
+        if self.ends is not None:
+            return self.ends
+        batch, length, _ = self.indices.shape
+        ends = (torch.arange(length, device=self.indices.device) + 1) * self.span - 1
+        return ends.expand(batch, length)
+
+
+@dataclass(frozen=True)
+class ModelOutput:
+    """The answer of every model."""
+
+    logits: Float[Tensor, "batch pos vocab"]
+    """Next-token scores: `logits[:, t]` is about token t + 1 and depends on tokens 0..t alone."""
+    losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
+    """Auxiliary terms, unweighted: "commitment", "codebook", ..."""
+    codes: dict[str, Codes] = field(default_factory=dict)
+    """By site; filled only when asked for."""
+
+
+class LanguageModel(nn.Module, ABC):
+    """A causal language model over token ids.
+
+    Args:
+        vocab_size: Number of token ids V.
+        context_length: Longest sequence T that `forward` accepts, in tokens.
+    """
+
+    alignment: int = 1
+    """A sliding window may only start at a multiple of this many tokens (2**(stages - 1))."""
+
+    def __init__(self, vocab_size: int, context_length: int) -> None:
+        super().__init__()
+        self.vocab_size = vocab_size
+        self.context_length = context_length
+
+    @abstractmethod
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        codes: bool = False,
+        edits: Edits | None = None,
+        cache: Any = None,
+    ) -> ModelOutput:
+        """Scores for the token after each of `tokens`.
+
+        Args:
+            tokens: int64 ids; with a cache, those that follow what the cache has seen.
+            codes: Whether to fill `ModelOutput.codes`.
+            edits: Overrides of chosen codes, by site.
+            cache: What `init_cache` gave; it is advanced in place.
+        """
+
+    @abstractmethod
+    def init_cache(self, batch_size: int) -> Any:
+        """An empty generation state for `batch_size` sequences, on the model's device."""
+
+    def step(
+        self, tokens: Int[Tensor, "batch pos"], cache: Any
+    ) -> Float[Tensor, "batch pos vocab"]:
+        """Logits for `tokens` that follow what the cache has seen; equal to the full forward pass."""
+        return self(tokens, cache=cache).logits
+
+    def loss_weights(self, progress: float) -> dict[str, float]:
+        """Weight of each entry of `ModelOutput.losses` when a share `progress` of training is done."""
+        return {}
+
+    def codebooks(self) -> dict[str, Any]:
+        """Every codebook of the model by site, in the order of computation."""
+        from crystalline.quantizers.codebook import Codebook
+
+        return {name: part for name, part in self.named_modules() if isinstance(part, Codebook)}
+
+    def codebook_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Names and tensors of all trainable codes: what the second optimizer owns."""
+        for site, book in self.codebooks().items():
+            for name, parameter in book.code_parameters():
+                yield f"{site}.{name}", parameter
+
+    def parameters_without_gradient(self) -> frozenset[str]:
+        """Names of trainable parameters that no loss reaches, by design (source modes only)."""
+        return frozenset()
+
+    def temperatures(self) -> dict[str, Tensor]:
+        """Learned temperature of each site that has one."""
+        return {}
+
+    def count_parameters(self) -> dict[str, int]:
+        """`parameters` and `parameters_without_codebooks`; tied tensors count once, buffers do not."""
+        total = sum(p.numel() for p in self.parameters())
+        books = sum(b.num_code_values() for b in self.codebooks().values())
+        trained = sum(p.numel() for _, p in self.codebook_parameters())
+        return {
+            "parameters": total - trained + books,
+            "parameters_without_codebooks": total - trained,
+        }

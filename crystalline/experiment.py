@@ -1,0 +1,249 @@
+"""One training run, from a config to its summary."""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import warnings
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import lightning
+import torch
+from hydra.utils import instantiate
+from lightning.pytorch.strategies import DDPStrategy
+from omegaconf import DictConfig, OmegaConf
+
+from callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
+from callbacks.codebook_usage import CodebookUsage
+from callbacks.interruption import GracefulStop
+from callbacks.throughput import Throughput, peak_memory_mib
+from crystalline import checkpoint
+from crystalline.contract import LanguageModel
+from crystalline.devices import resolve_devices
+from crystalline.summary import command_line, device_name, versions, write_summary
+from lightning_modules.language_modeling import LanguageModeling
+
+log = logging.getLogger(__name__)
+
+
+class Experiment:
+    """Builds every part once, fits, tests the best weights, sums up.
+
+    Args:
+        config: The composed config; with `ckpt_path`, that of the checkpoint.
+    """
+
+    def __init__(self, config: DictConfig) -> None:
+        _quiet()
+        self.config = config
+        self.run_dir = Path(config.paths.run_dir)
+        self.devices = resolve_devices(config.trainer)
+        torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32 products
+        self.data = _instantiate(config.data)
+        self.data.prepare_data()
+        self.data.setup()
+        lightning.seed_everything(config.seed, verbose=False)
+        self.model: LanguageModel = _instantiate(config.model, vocab_size=self.data.vocab_size)
+        self.callbacks = [_instantiate(node) for node in config.callbacks.values() if node]
+        self.loggers = [_instantiate(node) for node in config.logger.values() if node]
+
+    @cached_property
+    def total_steps(self) -> int:
+        """Rounds of the whole run: `max_steps` or `max_epochs`, whichever ends first."""
+        limits = [self.config.trainer.max_steps]
+        if self.config.trainer.max_epochs is not None:
+            limits.append(self.config.trainer.max_epochs * self.data.rounds_per_epoch)
+        return min(limit for limit in limits if limit is not None)
+
+    @cached_property
+    def module(self) -> LanguageModeling:
+        config = self.config
+        return LanguageModeling(
+            self.model,
+            _instantiate(config.objective),
+            _instantiate(config.optimizer),
+            total_steps=self.total_steps,
+            tokens_per_round=self.data.train_batch(0).tokens.numel(),
+            seed=config.seed,
+            payload=self._payload(),
+        )
+
+    @cached_property
+    def trainer(self) -> lightning.Trainer:
+        strategy: Any = "auto"
+        if self.devices.count > 1:
+            strategy = DDPStrategy(
+                find_unused_parameters=bool(self.model.parameters_without_gradient()),
+                broadcast_buffers=False,  # codebooks sum their statistics themselves
+                gradient_as_bucket_view=True,
+            )
+        return _instantiate(
+            self.config.trainer,
+            accelerator=self.devices.accelerator,
+            devices=self.devices.count,
+            precision=self.devices.precision,
+            strategy=strategy,
+            max_steps=self.total_steps,
+            max_epochs=-1,
+            check_val_every_n_epoch=None,
+            use_distributed_sampler=False,
+            num_sanity_val_steps=0,
+            enable_progress_bar=False,
+            enable_model_summary=False,
+            enable_checkpointing=any(isinstance(c, Checkpoint) for c in self.callbacks),
+            callbacks=self.callbacks,
+            logger=self.loggers or False,
+            plugins=[AtomicCheckpointIO()],
+            default_root_dir=str(self.run_dir),
+        )
+
+    def run(self) -> dict[str, Any]:
+        """Fit, test and write `summary.json`.
+
+        Raises:
+            SystemExit: With 128 + the signal's number, after a signal ended the run early.
+        """
+        if self.config.compile:
+            self.model.compile()
+        resume_from = self._resume()
+        self._announce()
+        try:
+            self.trainer.fit(self.module, datamodule=self.data, ckpt_path=resume_from)
+            self._exit_if_interrupted()
+            self._test()
+        except BaseException:
+            for logger in self.loggers:
+                logger.finalize("failed")
+            raise
+        summary = self._summary()
+        if self.trainer.is_global_zero:
+            write_summary(self.run_dir, summary)
+            self._log_figures(summary)
+        for logger in self.loggers:
+            if hasattr(logger, "log_artifact") and self.trainer.is_global_zero:
+                logger.log_artifact(self.run_dir / "summary.json", "")
+            logger.finalize("success")
+        return summary
+
+    def _resume(self) -> str | None:
+        path = self.config.ckpt_path
+        if path is None:
+            resolved = OmegaConf.to_container(self.config, resolve=True)
+            for logger in self.loggers:
+                logger.log_hyperparams(resolved)
+            return None
+        step = checkpoint.read(path)["global_step"]
+        for logger in self.loggers:
+            if hasattr(logger, "resume_at"):
+                logger.resume_at(step)
+        log.info("resuming at round %d", step)
+        return str(path)
+
+    def _announce(self) -> None:
+        counts = self.model.count_parameters()
+        log.info(
+            "%s on %s: %s parameters (%s without codebooks), %d rounds of %s tokens, %s",
+            type(self.model).__name__,
+            type(self.data).__name__,
+            f"{counts['parameters']:,}",
+            f"{counts['parameters_without_codebooks']:,}",
+            self.total_steps,
+            f"{self.module.tokens_per_round:,}",
+            os.path.relpath(self.run_dir),
+        )
+
+    def _payload(self) -> dict[str, Any]:
+        """What makes a checkpoint stand alone."""
+        ids = [logger.run_id for logger in self.loggers if hasattr(logger, "run_id")]
+        return {
+            "format": checkpoint.FORMAT,
+            "config": OmegaConf.to_container(self.config, resolve=False),
+            "tokenizer": self.data.tokenizer.to_json(),
+            "vocab_size": self.data.vocab_size,
+            "data_fingerprint": self.data.fingerprint,
+            "mlflow_run_id": ids[0] if ids else None,
+            "versions": versions(),
+        }
+
+    def _exit_if_interrupted(self) -> None:
+        stop = _find(self.callbacks, GracefulStop)
+        if stop is None or stop.received is None:
+            return
+        last = self.run_dir / "checkpoints" / "last.ckpt"
+        name = signal.Signals(stop.received).name
+        log.info("stopped by %s; go on with ckpt_path=%s", name, os.path.relpath(last))
+        raise SystemExit(128 + stop.received)
+
+    def _test(self) -> None:
+        """Score the best weights, or the last where no best is kept, on all splits."""
+        best = self.run_dir / "checkpoints" / "best.ckpt"
+        keeper = _find(self.callbacks, Checkpoint)
+        if keeper is not None and keeper.best_step is not None:
+            self.trainer.strategy.barrier()
+            weights = checkpoint.model_weights(checkpoint.read(best))
+            self.model.load_state_dict(weights)
+        loaders = [
+            self.data.val_dataloader(),
+            self.data.test_dataloader(),
+            self.data.train_eval_dataloader(),
+        ]
+        self.trainer.test(self.module, dataloaders=loaders, verbose=False)
+
+    def _summary(self) -> dict[str, Any]:
+        keeper, usage = _find(self.callbacks, Checkpoint), _find(self.callbacks, CodebookUsage)
+        speed = _find(self.callbacks, Throughput)
+        step = self.module.steps_done
+        return {
+            **self.module.results,
+            **(usage.figures if usage else {}),
+            **self.model.count_parameters(),
+            "steps": step,
+            "best_step": keeper.best_step if keeper else None,
+            "tokens_seen": step * self.module.tokens_per_round,
+            "tokens_per_second": speed.tokens_per_second if speed else None,
+            "peak_memory_mib": peak_memory_mib(self.module.device),
+            "device": device_name(self.module.device),
+            "devices": self.devices.count,
+            "precision": self.devices.precision,
+            "seed": self.config.seed,
+            "data_fingerprint": self.data.fingerprint,
+            "versions": versions(),
+            "command": command_line(),
+            **_choices(),
+        }
+
+    def _log_figures(self, summary: dict[str, Any]) -> None:
+        for key in ("test/bpb", "test/loss", "val/bpb", "val/loss", "tokens_per_second"):
+            if summary.get(key) is not None:
+                log.info("%-20s %.4f", key, summary[key])
+        log.info("summary: %s", os.path.relpath(self.run_dir / "summary.json"))
+
+
+def _instantiate(node: Any, **values: Any) -> Any:
+    return instantiate(node, _convert_="all", **values)
+
+
+def _quiet() -> None:
+    """Lightning's notes are for people who write Trainers; errors still come through."""
+    for name in ("lightning", "lightning.pytorch", "lightning.fabric"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    warnings.filterwarnings("ignore", module="lightning")
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+
+
+def _find(parts: list[Any], kind: type) -> Any:
+    return next((part for part in parts if isinstance(part, kind)), None)
+
+
+def _choices() -> dict[str, Any]:
+    """Group choices and overrides of this job, where Hydra started it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return {"choices": {}, "overrides": []}
+    settings = HydraConfig.get()
+    choices = {k: v for k, v in settings.runtime.choices.items() if not k.startswith("hydra")}
+    return {"choices": choices, "overrides": list(settings.overrides.task)}

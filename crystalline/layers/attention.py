@@ -1,0 +1,80 @@
+"""Causal multi-head attention with rotary positions and a key-value cache."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crystalline.layers.rotary import Rotary
+
+
+class KeyValueCache:
+    """Keys and values of the positions seen so far."""
+
+    def __init__(self, batch: int, num_heads: int, length: int, d_head: int, like: Tensor) -> None:
+        self.keys = like.new_empty(batch, num_heads, length, d_head)
+        self.values = torch.empty_like(self.keys)
+        self.length = 0
+
+    def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Store new positions; returns all keys and values up to and including them."""
+        stop = self.length + keys.shape[-2]
+        self.keys[:, :, self.length : stop] = keys
+        self.values[:, :, self.length : stop] = values
+        self.length = stop
+        return self.keys[:, :, :stop], self.values[:, :, :stop]
+
+
+class CausalSelfAttention(nn.Module):
+    """softmax(q k^T / sqrt(d_head)) v over the past, by `scaled_dot_product_attention`.
+
+    Args:
+        d_model: Width, a multiple of `num_heads`.
+        num_heads: Number of heads.
+        context_length: Longest sequence in tokens.
+        dropout: On the output map.
+
+    Raises:
+        ValueError: If `num_heads` does not divide `d_model`.
+    """
+
+    def __init__(
+        self, d_model: int, num_heads: int, context_length: int, dropout: float = 0.0
+    ) -> None:
+        super().__init__()
+        if d_model % num_heads:
+            raise ValueError(f"num_heads must divide d_model, got {num_heads} and {d_model}")
+        self.num_heads = num_heads
+        self.context_length = context_length
+        self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
+        self.out = nn.Linear(d_model, d_model, bias=False)
+        self.rotary = Rotary(d_model // num_heads, context_length)
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(
+        self, x: Float[Tensor, "batch pos d_model"], cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        q, k, v = rearrange(
+            self.qkv(x),
+            "batch pos (three head d) -> three batch head pos d",
+            three=3,
+            head=self.num_heads,
+        )
+        start = 0 if cache is None else cache.length
+        q, k = self.rotary(q, start), self.rotary(k, start)
+        if cache is not None:
+            k, v = cache.append(k, v)
+        mask = None
+        if start:  # query i stands at position start + i
+            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=x.device).tril(
+                start
+            )
+        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
+        return self.dropout(self.out(rearrange(y, "batch head pos d -> batch pos (head d)")))
+
+    def init_cache(self, batch: int) -> KeyValueCache:
+        d_head = self.qkv.in_features // self.num_heads
+        return KeyValueCache(batch, self.num_heads, self.context_length, d_head, self.qkv.weight)

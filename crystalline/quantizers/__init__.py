@@ -1,0 +1,1 @@
+"""From continuous vectors to codes and back."""

@@ -1,0 +1,204 @@
+"""What all quantizers share: the codes, how they are chosen, counted, started and revived."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor, nn
+
+from crystalline.contract import Edit
+from crystalline.quantizers.kmeans import kmeans
+from crystalline.quantizers.moving_average import MovingAverage
+from crystalline.quantizers.search import nearest
+
+Update = Literal["gradient", "ema", "frozen"]
+
+
+@dataclass(frozen=True)
+class QuantizerOutput:
+    """What every quantizer returns."""
+
+    quantized: Float[Tensor, "batch pos d_model"]
+    """The chosen codes' sum; its gradient reaches the input by the estimator, never the codes."""
+    indices: Int[Tensor, "batch pos k"]
+    """int64; the code chosen at each level."""
+    losses: dict[str, Float[Tensor, ""]]
+    """"codebook" pulls codes to inputs, "commitment" inputs to codes; means over all elements."""
+
+
+class Codebook(nn.Module, ABC):
+    """`num_codebooks` books of `codebook_size` codes each; a site of the contract.
+
+    Args:
+        codebook_size: K, codes per book.
+        codebook_dim: Width of a code.
+        num_codebooks: L, books (levels of a residual quantizer).
+        cosine: Choose by direction alone instead of by Euclidean distance.
+        update: "gradient" (an optimizer's business), "ema" (running means of the inputs that chose
+            each code) or "frozen".
+        ema_decay: Share of the old mean kept in each round, for "ema".
+
+    Raises:
+        ValueError: If a size is below 1 or `update` is unknown.
+    """
+
+    codes: nn.Parameter
+    """fp32 (L, K, d); trained by gradient only if `update` says so."""
+    counts: Int[Tensor, "levels codebook_size"]
+    """Choices since `counts` was last cleared (who reads them clears them)."""
+    idle: Int[Tensor, "levels codebook_size"]
+    """Training positions since each code was last chosen."""
+    round_counts: Int[Tensor, "levels codebook_size"]
+
+    maintained: bool = True
+    """Whether codes may be started from data and dead ones revived; source modes say no."""
+
+    def __init__(
+        self,
+        codebook_size: int,
+        codebook_dim: int,
+        num_codebooks: int = 1,
+        *,
+        cosine: bool = False,
+        update: Update = "gradient",
+        ema_decay: float = 0.99,
+    ) -> None:
+        super().__init__()
+        if min(codebook_size, codebook_dim, num_codebooks) < 1:
+            raise ValueError(
+                "codebook_size, codebook_dim and num_codebooks must be at least 1, got "
+                f"{codebook_size}, {codebook_dim}, {num_codebooks}"
+            )
+        if update not in ("gradient", "ema", "frozen"):
+            raise ValueError(f"update must be gradient, ema or frozen, got {update!r}")
+        self.codebook_size = codebook_size
+        self.codebook_dim = codebook_dim
+        self.num_codebooks = num_codebooks
+        self.cosine = cosine
+        shape = (num_codebooks, codebook_size)
+        self.codes = nn.Parameter(
+            torch.randn(*shape, codebook_dim), requires_grad=update == "gradient"
+        )
+        self.average = MovingAverage(shape, codebook_dim, ema_decay) if update == "ema" else None
+        self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer("idle", torch.zeros(shape, dtype=torch.int64))
+        self.register_buffer(
+            "round_counts", torch.zeros(shape, dtype=torch.int64), persistent=False
+        )
+
+    @abstractmethod
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        override: Edit | None = None,
+        positions: Int[Tensor, " pos"] | None = None,
+    ) -> QuantizerOutput:
+        """Replace every vector of `x` by codes; `override` edits the choice before the lookup."""
+
+    @abstractmethod
+    def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n codebook_dim"]]]:
+        """Level by level, what that level has to code; the next one uses the codes as they are then."""
+
+    def select(self, level: int, points: Float[Tensor, "n codebook_dim"]) -> Int[Tensor, " n"]:
+        """The code of book `level` nearest to each point; no gradient."""
+        return nearest(points.detach(), self.codes[level].detach(), cosine=self.cosine)
+
+    def lookup(
+        self, indices: Int[Tensor, "batch pos levels"]
+    ) -> Float[Tensor, "batch pos levels codebook_dim"]:
+        """The codes chosen at every level, differentiable in the codes."""
+        offsets = torch.arange(self.num_codebooks, device=indices.device) * self.codebook_size
+        return F.embedding(indices + offsets, self.codes.flatten(0, 1))
+
+    def code_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Parameters that the codebook optimizer owns."""
+        if self.codes.requires_grad:
+            yield "codes", self.codes
+
+    def num_code_values(self) -> int:
+        """Numbers held as codes, however they are updated."""
+        return self.codes.numel()
+
+    # What happens once a round
+
+    def observe(
+        self, level: int, indices: Int[Tensor, " n"], points: Float[Tensor, "n codebook_dim"]
+    ) -> None:
+        """Note a training choice; it takes effect in `end_round`, so accumulation changes nothing."""
+        self.round_counts[level].index_add_(0, indices, torch.ones_like(indices))
+        if self.average is not None:
+            self.average.observe(level, indices, points.detach())
+
+    @torch.no_grad()
+    def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        """Apply what the round's choices say; all ranks agree. With `skip` only forget them.
+
+        Nothing here waits for the device: `skip` stays a tensor.
+        """
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.round_counts)
+        chosen = self.round_counts * ~skip
+        self.counts += chosen
+        positions = chosen.sum(-1, keepdim=True)
+        self.idle.copy_(torch.where(chosen > 0, 0, self.idle + positions))
+        if self.average is not None:
+            self.average.end_round(self.codes, self.round_counts, skip)
+        self.round_counts.zero_()
+
+    # Start and revival
+
+    @torch.no_grad()
+    def init_from_data(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        """Put every book's codes on the k-means centroids of what that level has to code."""
+        for level, points in self.residuals(x):
+            centroids = kmeans(points, self.codebook_size, generator=generator)
+            self._set_codes(level, slice(None), centroids)
+        self.idle.zero_()
+
+    @torch.no_grad()
+    def revive_dead_codes(
+        self,
+        x: Tensor,
+        *,
+        idle_positions: int,
+        max_fraction: float,
+        generator: torch.Generator | None = None,
+    ) -> Bool[Tensor, "levels codebook_size"]:
+        """Move codes that no recent position chose onto inputs that are served badly.
+
+        Args:
+            x: Inputs of this site, as `forward` takes them.
+            idle_positions: A code is dead when this many positions went by without choosing it.
+            max_fraction: At most this share of a book moves at once, the longest idle first.
+            generator: CPU generator; decides which inputs become codes.
+
+        Returns:
+            Which codes moved, so that optimizers can forget their momentum.
+        """
+        revived = torch.zeros_like(self.idle, dtype=torch.bool)
+        limit = max(1, int(max_fraction * self.codebook_size))
+        for level, points in self.residuals(x):
+            idle = self.idle[level]
+            oldest = idle.argsort(descending=True, stable=True)[:limit]
+            dead = oldest[idle[oldest] >= idle_positions][: len(points)]
+            if len(dead) == 0:
+                continue
+            error = points - self.codes[level][self.select(level, points)]
+            chance = error.square().sum(-1).double().cpu() + 1e-12
+            rows = torch.multinomial(chance, len(dead), generator=generator)
+            self._set_codes(level, dead, points[rows.to(points.device)])
+            self.idle[level, dead] = 0
+            revived[level, dead] = True
+        return revived
+
+    def _set_codes(self, level: int, which: Tensor | slice, values: Tensor) -> None:
+        self.codes[level, which] = values
+        if self.average is not None:
+            self.average.restart(level, which, values)

@@ -1,0 +1,146 @@
+"""Residual vector quantization: each level codes what the levels before it left over.
+
+Zeghidour et al. 2021 (SoundStream, arXiv:2107.03312), with the options that keep codes alive.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Literal
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from crystalline.contract import Edit
+from crystalline.quantizers.codebook import Codebook, QuantizerOutput, Update
+from crystalline.quantizers.estimators import ESTIMATORS, Estimator
+
+
+class ResidualQuantizer(Codebook):
+    """Sums one code from each of L books: r_0 = x, q_l = nearest code to r_l, r_{l+1} = r_l - q_l.
+
+    The subtraction holds the code constant, so a level is trained on its own residual alone. Codes
+    receive the codebook loss and nothing else; x receives the estimator's gradient and the
+    commitment loss.
+
+    Args:
+        d_model: Width of the input and of the output.
+        codebook_size: K, codes per level.
+        num_codebooks: L, levels.
+        codebook_dim: Width of the codes; unless it is d_model, a linear map leads there (its output
+            normalised to unit variance, or the encoder could shrink its way out of the losses) and
+            another one back.
+        estimator: How the gradient passes the choice.
+        similarity: "euclidean" or "cosine".
+        update: Who moves the codes: "gradient", "ema" or "frozen".
+        ema_decay: For update "ema".
+        level_dropout: Share of the training sequences that use only a random prefix of the levels,
+            so that the first ones mean something alone.
+
+    Raises:
+        ValueError: If a choice is unknown or a share lies outside [0, 1].
+    """
+
+    def __init__(
+        self,
+        d_model: int,
+        codebook_size: int = 1024,
+        num_codebooks: int = 4,
+        codebook_dim: int | None = None,
+        *,
+        estimator: Estimator = "straight_through",
+        similarity: Literal["euclidean", "cosine"] = "euclidean",
+        update: Update = "gradient",
+        ema_decay: float = 0.99,
+        level_dropout: float = 0.0,
+    ) -> None:
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        if similarity not in ("euclidean", "cosine"):
+            raise ValueError(f"similarity must be euclidean or cosine, got {similarity!r}")
+        if not 0 <= level_dropout <= 1:
+            raise ValueError(f"level_dropout must lie in [0, 1], got {level_dropout}")
+        width = codebook_dim or d_model
+        super().__init__(
+            codebook_size,
+            width,
+            num_codebooks,
+            cosine=similarity == "cosine",
+            update=update,
+            ema_decay=ema_decay,
+        )
+        self.estimator = estimator
+        self.level_dropout = level_dropout
+        narrow = width != d_model
+        self.project_in = nn.Linear(d_model, width, bias=False) if narrow else None
+        self.project_out = nn.Linear(width, d_model, bias=False) if narrow else None
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        override: Edit | None = None,
+        positions: Int[Tensor, " pos"] | None = None,
+    ) -> QuantizerOutput:
+        with torch.autocast(x.device.type, enabled=False):
+            target = self._encode(x)
+            indices = self._choose(target)
+            if override is not None:
+                where = (
+                    torch.arange(x.shape[1], device=x.device) if positions is None else positions
+                )
+                indices = override(indices, where if positions is None else positions)
+            quantized, losses = self._reconstruct(target, indices)
+            out = ESTIMATORS[self.estimator](target, quantized)
+        if self.project_out is not None:
+            out = self.project_out(out)
+        return QuantizerOutput(out.to(x.dtype), indices, losses)
+
+    def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n codebook_dim"]]]:
+        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+            points = self._encode(x).flatten(0, -2)
+            for level in range(self.num_codebooks):
+                yield level, points
+                points = points - self.codes[level][self.select(level, points)]
+
+    def _encode(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
+        x = x.float()
+        if self.project_in is None:
+            return x
+        return F.layer_norm(self.project_in(x), (self.codebook_dim,))
+
+    @torch.no_grad()
+    def _choose(self, target: Float[Tensor, "batch pos d"]) -> Int[Tensor, "batch pos levels"]:
+        points = target.detach().flatten(0, -2)
+        chosen = []
+        for level in range(self.num_codebooks):
+            indices = self.select(level, points)
+            if self.training:
+                self.observe(level, indices, points)
+            chosen.append(indices)
+            points = points - self.codes[level][indices]
+        return torch.stack(chosen, -1).unflatten(0, target.shape[:-1])
+
+    def _reconstruct(
+        self, target: Float[Tensor, "batch pos d"], indices: Int[Tensor, "batch pos levels"]
+    ) -> tuple[Float[Tensor, "batch pos d"], dict[str, Tensor]]:
+        codes = self.lookup(indices)  # batch pos levels d
+        fixed = codes.detach()
+        residuals = target[..., None, :] - (fixed.cumsum(-2) - fixed)
+        losses = {
+            "codebook": F.mse_loss(codes, residuals.detach()),
+            "commitment": F.mse_loss(residuals, fixed),
+        }
+        keep = self._kept_levels(target)
+        return (fixed if keep is None else fixed * keep).sum(-2), losses
+
+    def _kept_levels(self, target: Tensor) -> Float[Tensor, "batch 1 levels 1"] | None:
+        if not self.training or self.level_dropout == 0:
+            return None
+        batch, levels = len(target), self.num_codebooks
+        used = torch.randint(1, levels + 1, (batch,), device=target.device)
+        whole = torch.rand(batch, device=target.device) >= self.level_dropout
+        used = torch.where(whole, levels, used)
+        keep = torch.arange(levels, device=target.device) < used[:, None]
+        return keep[:, None, :, None].to(target.dtype)

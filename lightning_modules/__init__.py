@@ -1,0 +1,1 @@
+"""How a model learns: losses, optimizers, schedules and what is logged."""
