@@ -1,0 +1,33 @@
+"""Looking at a model without changing it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+
+import torch
+from torch import nn
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode and no gradients inside the block; afterwards every module's own mode again.
+
+    A compiled model runs as written: shapes and options are others here, and compiling for each of
+    them would cost more than it saves. Gradients go by `no_grad`, not by `inference_mode`: a table
+    that a module builds meanwhile must serve training too.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        with torch.no_grad(), _eager(model):
+            yield
+    finally:
+        for module, mode in modes:
+            module.training = mode
+
+
+def _eager(model: nn.Module) -> AbstractContextManager[object]:
+    if model._compiled_call_impl is None:  # importing the compiler takes seconds
+        return nullcontext()
+    return torch.compiler.set_stance("force_eager")

@@ -1,0 +1,1 @@
+"""What codes stand for: readings, tables, figures."""

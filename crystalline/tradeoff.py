@@ -1,0 +1,110 @@
+"""Pictures of results: what a sweep trades, and the spread over seeds."""
+
+from __future__ import annotations
+
+import io
+import textwrap
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from crystalline.results import Row, score, swept_keys
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+_LABEL_WIDTH = 32  # characters
+_LOG_RATIO = 20  # axes whose largest value is so many times the smallest are logarithmic
+
+
+def tradeoff_png(rows: Sequence[Row]) -> bytes | None:
+    """Validation score of a sweep's jobs against what was swept, as a PNG; None without results.
+
+    The horizontal axis is the swept number with the most values, else the entropy of the codes,
+    else the number of parameters; every setting of the other swept keys is a line of its own.
+    """
+    unit = score([row.summary for row in rows])
+    finished = [row for row in rows if row.value(f"val/{unit}") is not None]
+    if not finished:
+        return None
+    axis, positions = _horizontal(finished)
+    others = [key for key in swept_keys(finished) if key not in (axis, "seed")]
+    lines: dict[str, list[tuple[float, float]]] = {}
+    for row, x in zip(finished, positions, strict=True):
+        y = row.value(f"val/{unit}")
+        if x is not None and y is not None:
+            name = ", ".join(f"{key}={row.overrides.get(key, '')}" for key in others)
+            lines.setdefault(_wrapped(name), []).append((x, y))
+    figure, axes = _figure(6.0, 4.0)
+    for name, points in lines.items():
+        xs, ys = zip(*sorted(points), strict=True)
+        axes.plot(xs, ys, marker="o", label=name or None)
+    _scale(axes, [x for points in lines.values() for x, _ in points])
+    axes.set_xlabel(axis)
+    axes.set_ylabel(f"val/{unit}")
+    if any(lines):
+        axes.legend(fontsize="small")
+    return _png(figure)
+
+
+def spread_png(scores: Mapping[str, Sequence[float]], label: str) -> bytes:
+    """A line for each row of a table: a dot for each seed, a bar at their mean; as a PNG."""
+    names = [_wrapped(name) for name in scores]
+    lines = sum(name.count("\n") + 2 for name in names)
+    figure, axes = _figure(7.0, 1.0 + 0.2 * lines)
+    for height, values in enumerate(scores.values()):
+        axes.plot(values, [height] * len(values), "o", alpha=0.6)
+        axes.plot([sum(values) / len(values)], [height], "|", color="black", markersize=18)
+    axes.set_yticks(range(len(names)), names)
+    axes.set_ylim(len(names) - 0.5, -0.5)
+    axes.set_xlabel(label)
+    axes.grid(axis="x", alpha=0.3)
+    return _png(figure)
+
+
+def _horizontal(rows: Sequence[Row]) -> tuple[str, list[float | None]]:
+    """Name and values of the horizontal axis."""
+    swept = {
+        key: [_number(row.overrides.get(key)) for row in rows]
+        for key in swept_keys(rows)
+        if key != "seed"
+    }
+    numeric = {key: values for key, values in swept.items() if None not in values}
+    if numeric:
+        key = max(numeric, key=lambda name: len(set(numeric[name])))
+        return key, numeric[key]
+    entropies = [row.value("codebook/entropy") for row in rows]
+    if None not in entropies:
+        return "codebook/entropy", entropies
+    return "parameters", [row.value("parameters") for row in rows]
+
+
+def _number(text: str | None) -> float | None:
+    try:
+        return float(text) if text is not None else None
+    except ValueError:
+        return None
+
+
+def _wrapped(name: str) -> str:
+    return textwrap.fill(name, _LABEL_WIDTH, break_long_words=False, break_on_hyphens=False)
+
+
+def _scale(axes: Axes, xs: Sequence[float]) -> None:
+    positive = [x for x in xs if x > 0]
+    if len(positive) > 1 and max(positive) > _LOG_RATIO * min(positive) and min(xs) >= 0:
+        # Zero, as in a loss weight of 0, 0.001, 0.01, has its place left of the smallest value.
+        axes.set_xscale("symlog", linthresh=min(positive)) if 0 in xs else axes.set_xscale("log")
+
+
+def _figure(width: float, height: float) -> tuple[Figure, Axes]:
+    from matplotlib.figure import Figure  # pyplot would look for a screen
+
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.subplots()
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=120, metadata={"Software": None})
+    return buffer.getvalue()

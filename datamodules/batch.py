@@ -1,0 +1,36 @@
+"""What a data loader yields."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+IGNORED = -100
+"""A target with this value is not scored."""
+
+
+class Batch(NamedTuple):
+    """Sequences and what follows each of their tokens."""
+
+    tokens: Int[Tensor, "batch pos"]
+    """int64 ids."""
+    targets: Int[Tensor, "batch pos"]
+    """int64; the token after each of `tokens`, or `IGNORED`."""
+
+    def pin(self) -> Batch:
+        """The same batch in page-locked memory, from which copies to a GPU need not wait."""
+        return Batch(self.tokens.pin_memory(), self.targets.pin_memory())
+
+    def rows(self, start: int, stop: int) -> Batch:
+        """Sequences `start` to `stop` of the batch."""
+        return Batch(self.tokens[start:stop], self.targets[start:stop])
+
+    def padded(self, size: int) -> Batch:
+        """The batch with sequences that are not scored appended until it holds `size`."""
+        missing = size - len(self.tokens)
+        blank = self.tokens.new_zeros(missing, self.tokens.shape[1])
+        ignored = torch.full_like(blank, IGNORED)
+        return Batch(torch.cat([self.tokens, blank]), torch.cat([self.targets, ignored]))

@@ -1,0 +1,81 @@
+"""Every model: the past ignores the future, bit for bit, and steps repeat the forward pass."""
+
+import pytest
+import torch
+
+from tests.model_zoo import MODELS, build
+
+FULL = 40
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_future_tokens_leave_past_logits_unchanged(name):  # T2
+    model = build(name).eval()
+    generator = torch.Generator().manual_seed(0)
+    for length in range(1, FULL + 1):
+        tokens = torch.randint(0, 30, (1, length), generator=generator)
+        with torch.no_grad():
+            before = model(tokens).logits
+            for changed in {0, length // 2, length - 1}:
+                other = tokens.clone()
+                other[:, changed:] = (other[:, changed:] + 7) % 30
+                after = model(other).logits
+                assert torch.equal(after[:, :changed], before[:, :changed]), (length, changed)
+                if changed < length:
+                    assert not torch.equal(after[:, changed:], before[:, changed:])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_single_token_of_a_full_window_is_causal(name):
+    model = build(name).eval()
+    tokens = torch.randint(0, 30, (1, FULL), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before = model(tokens, codes=True)
+        for changed in range(FULL):
+            other = tokens.clone()
+            other[:, changed] = (other[:, changed] + 3) % 30
+            after = model(other, codes=True)
+            assert torch.equal(after.logits[:, :changed], before.logits[:, :changed])
+            for site, codes in before.codes.items():  # codes are causal as well
+                seen = codes.last_tokens()[0] < changed
+                assert torch.equal(after.codes[site].indices[0, seen], codes.indices[0, seen])
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_steps_of_any_size_repeat_the_forward_pass(name):
+    model = build(name).eval()
+    tokens = torch.randint(0, 30, (2, FULL), generator=torch.Generator().manual_seed(2))
+    with torch.no_grad():
+        full = model(tokens).logits
+        cache = model.init_cache(2)
+        bounds = [0, 7, 8, 9, 11, 20, FULL]
+        parts = [model.step(tokens[:, a:b], cache) for a, b in zip(bounds, bounds[1:], strict=False)]
+    torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_one_batch_can_be_learned(name):
+    torch.manual_seed(0)
+    model = build(name)
+    tokens = torch.randint(0, 30, (4, 17))
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-2)
+    weights = model.loss_weights(0.0)
+    loss = torch.tensor(0.0)
+    for _ in range(60):
+        output = model(tokens[:, :-1])
+        loss = torch.nn.functional.cross_entropy(output.logits.flatten(0, 1), tokens[:, 1:].flatten())
+        optimizer.zero_grad()
+        (loss + sum(weights[n] * v for n, v in output.losses.items())).backward()
+        optimizer.step()
+    assert loss < 0.7, f"{loss:.3f} nats; chance is 3.4"
+
+
+@pytest.mark.parametrize("name", MODELS)
+def test_every_parameter_gets_a_gradient_but_those_that_the_model_names(name):
+    model = build(name)
+    output = model(torch.randint(0, 30, (2, 16)))
+    weights = model.loss_weights(0.0)
+    auxiliary = [weights[n] * v for n, v in output.losses.items() if weights[n]]
+    (output.logits.logsumexp(-1).mean() + sum(auxiliary)).backward()
+    idle = {n for n, p in model.named_parameters() if p.requires_grad and p.grad is None}
+    assert idle == model.parameters_without_gradient()

@@ -1,0 +1,155 @@
+"""Tables over seeds, rebuilt from committed summaries."""
+
+import json
+import sys
+
+import pytest
+
+from crystalline.command import CONF_DIR
+from crystalline.errors import UserError
+from crystalline.report import main
+from crystalline.result_pages import append, read, rebuild, row_name, spread, summaries_in, table
+
+
+def summary(bpb, seed=0, **more):
+    return {
+        "test/bpb": bpb,
+        "val/bpb": bpb - 0.1,
+        "tokens_seen": 2_000_000,
+        "parameters": 1_234_567,
+        "parameters_without_codebooks": 1_000_000,
+        "seed": seed,
+        "command": f"python -m crystalline.run seed={seed} hydra.run.dir=/root/runs/one",
+        "overrides": [f"seed={seed}", "model=ziggurat", "model.levels=4", "data=lovecraft"],
+        "choices": {"model": "ziggurat"},
+        "device": "H100",
+        "versions": {"torch": "2.11"},
+        "data_fingerprint": "abc",
+        **more,
+    }
+
+
+def make_run(folder, content):
+    folder.mkdir(parents=True)
+    (folder / "summary.json").write_text(json.dumps(content))
+    return folder
+
+
+def test_the_command_adds_a_sweep_and_makes_page_and_picture(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for seed in range(3):
+        make_run(tmp_path / "a, sweep=1" / str(seed), summary(1.8 + seed / 100, seed))
+    arguments = ["name=lovecraft", "add=a, sweep=1", "row=K=64, replace"]
+    monkeypatch.setattr(sys, "argv", ["report", *arguments])
+    main()
+    main()  # the same runs are not added twice
+    assert len((tmp_path / "docs/results/data/lovecraft.jsonl").read_text().splitlines()) == 3
+    page = (tmp_path / "docs/results/lovecraft.md").read_text()
+    assert "| K=64, replace | 3 | 1.7100 (1.7000 to 1.7200) | 1.8100 (1.8000 to 1.8200) |" in page
+    assert "| 2,000,000 |" in page
+    assert (tmp_path / "docs/results/lovecraft.png").stat().st_size > 1000
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a, sweep=1", "docs"]
+    monkeypatch.setattr(sys, "argv", ["report", "name=nothing"])
+    with pytest.raises(SystemExit):
+        main()
+    assert "docs/results/data has no nothing.jsonl (there: lovecraft)" in capsys.readouterr().err
+
+
+def test_text_around_the_markers_stays(tmp_path):
+    data, page, picture = (tmp_path / f"x.{kind}" for kind in ("jsonl", "md", "png"))
+    append(data, [summary(1.8)], "first")
+    page.write_text("# Mine\nbefore\n<!-- table -->\nold\n<!-- /table -->\nafter\n")
+    rebuild(data, page, picture)
+    once = page.read_text()
+    rebuild(data, page, picture)
+    assert page.read_text() == once
+    assert once.startswith("# Mine\nbefore\n<!-- table -->\n| row |")
+    assert once.endswith("<!-- /table -->\nafter\n")
+    assert "old" not in once
+
+
+def test_a_page_without_markers_gets_its_table_at_the_end_and_half_a_pair_is_an_error(tmp_path):
+    data, page, picture = (tmp_path / f"x.{kind}" for kind in ("jsonl", "md", "png"))
+    append(data, [summary(1.8)], "first")
+    page.write_text("# Mine\n")
+    rebuild(data, page, picture)
+    assert page.read_text().startswith("# Mine\n\n<!-- table -->\n| row |")
+    page.write_text("# Mine\n<!-- table -->\n")
+    with pytest.raises(UserError, match="needs both markers"):
+        rebuild(data, page, picture)
+
+
+def test_no_absolute_path_of_the_machine_is_kept(tmp_path):
+    data = tmp_path / "x.jsonl"
+    content = summary(
+        1.8, command="/usr/bin/python -m crystalline.run a='/root/b c/d' u=http://x/y"
+    )
+    append(data, [content], None)
+    line = data.read_text()
+    assert "/root" not in line
+    assert "/usr" not in line
+    assert "http://x/y" in line
+    assert json.loads(line)["test/bpb"] == 1.8
+
+
+def test_rows_are_named_after_the_model_and_what_was_set_but_the_seed():
+    assert row_name(summary(1.0, seed=3)) == "ziggurat, model.levels=4"
+    assert row_name({"overrides": ["seed=1"], "choices": {"model": "transformer"}}) == "transformer"
+
+
+def test_editions_of_the_data_have_tables_of_their_own():
+    runs = [summary(1.8, row="a"), summary(1.7, row="a", data_fingerprint="def")]
+    text = table(runs)
+    assert text.count("| row |") == 2
+    assert "Data `abc`" in text
+    assert "Data `def`" in text
+    assert table(runs[:1]).count("| row |") == 1
+
+
+def test_a_table_shows_the_worst_site_and_the_commands():
+    dead = {"codebook/dead_fraction": 0.01, "codebook/dead_fraction/stages.0": 0.03}
+    runs = [summary(1.8, 0, row="a", **dead), summary(1.9, 1, row="a", **dead)]
+    text = table(runs)
+    assert "| 1.0 % | 3.0 % |" in text
+    assert "# a\npython -m crystalline.run seed=0" in text
+    assert "H100; torch 2.11." in text
+
+
+def test_where_there_are_no_bits_per_byte_the_loss_is_shown():
+    runs = [{"row": "fsm", "test/bpb": None, "test/loss": 1.18, "val/loss": 1.2, "val/bpb": None}]
+    assert "| row | runs | val/loss | test/loss |" in table(runs)
+    assert "| fsm | 1 | 1.2000 | 1.1800 | - | - |" in table(runs)
+
+
+def test_the_spread_is_the_range_over_seeds():
+    assert spread([]) == "-"
+    assert spread([1.5]) == "1.5000"
+    assert spread([1.0, 2.0, 1.5]) == "1.5000 (1.0000 to 2.0000)"
+
+
+@pytest.mark.parametrize(("line", "message"), [("{", "x.jsonl:2: not JSON"), ("{}", 'field "row"')])
+def test_a_bad_line_of_data_is_named(tmp_path, line, message):
+    data = tmp_path / "x.jsonl"
+    append(data, [summary(1.8)], "first")
+    data.write_text(data.read_text() + line + "\n")
+    with pytest.raises(UserError, match=message):
+        read(data)
+
+
+def test_a_folder_without_a_summary_is_named(tmp_path):
+    with pytest.raises(UserError, match="neither a run folder nor a sweep folder"):
+        summaries_in(tmp_path)
+    run = make_run(tmp_path / "run", summary(1.0))
+    assert summaries_in(run)[0]["test/bpb"] == 1.0
+
+
+def test_a_resumed_run_is_described_by_the_overrides_that_began_it(tmp_path):
+    run = make_run(tmp_path / "run", summary(1.0, overrides=["ckpt_path=x"]))
+    (run / ".hydra").mkdir()
+    (run / ".hydra" / "overrides.yaml").write_text("- seed=4\n- model.levels=2\n")
+    assert summaries_in(run)[0]["overrides"] == ["seed=4", "model.levels=2"]
+
+
+def test_the_committed_data_makes_tables():
+    for data in (CONF_DIR.parent / "docs" / "results" / "data").glob("*.jsonl"):
+        assert "| row |" in table(read(data))

@@ -1,0 +1,55 @@
+"""Small builds of every model and option that changes the path of information."""
+
+from collections.abc import Callable
+from functools import partial
+
+import torch
+
+from crystalline.contract import LanguageModel
+from crystalline.models.transformer import Transformer
+from crystalline.models.ziggurat import Pyramid, Ziggurat
+from crystalline.quantizers.residual import ResidualQuantizer
+
+VOCAB, CONTEXT, WIDTH, HEADS = 30, 40, 16, 2
+quantizer = partial(ResidualQuantizer, codebook_size=16, num_codebooks=2)
+
+
+def ziggurat(stages: int = 2, **options) -> Ziggurat:
+    """A Ziggurat with one block a stage, but for two in stage 0."""
+    pyramid = Pyramid(**options.pop("pyramid", {"objective": "bag"}))
+    book = partial(quantizer, **options.pop("quantizer", {}))
+    return Ziggurat(
+        VOCAB, CONTEXT, WIDTH, [2] + [1] * (stages - 1), HEADS, book, pyramid, **options
+    )
+
+
+MODELS: dict[str, Callable[[], LanguageModel]] = {
+    "transformer": lambda: Transformer(VOCAB, CONTEXT, WIDTH, 2, HEADS),
+    "ziggurat_1": lambda: ziggurat(1),
+    "ziggurat_2": lambda: ziggurat(2, short_conv=3, quantizer={"codebook_dim": 8}),
+    "ziggurat_3": lambda: ziggurat(3, pyramid={"objective": "codes"}),
+    "ziggurat_4": lambda: ziggurat(4),
+    "ziggurat_source": lambda: ziggurat(3, mode="source"),
+    "ziggurat_add": lambda: ziggurat(placement="add"),
+    "ziggurat_add_rotation": lambda: ziggurat(
+        placement="add", quantizer={"estimator": "rotation"}
+    ),
+    "ziggurat_stream": lambda: ziggurat(placement="replace_stream"),
+    "ziggurat_none": lambda: ziggurat(placement="none"),
+    "ziggurat_continuous": lambda: ziggurat(placement="continuous"),
+    "ziggurat_ema": lambda: ziggurat(quantizer={"update": "ema"}),
+    "ziggurat_gate": lambda: ziggurat(4, pyramid={"feedback": "gate"}),
+    "ziggurat_xattn": lambda: ziggurat(3, pyramid={"feedback": "xattn"}),
+}
+
+
+def build(name: str) -> LanguageModel:
+    """The model, with feedback gates and convolutions away from their silent start."""
+    torch.manual_seed(0)
+    model = MODELS[name]()
+    for key, parameter in model.named_parameters():
+        if key.endswith(".gate") and parameter.ndim == 0:
+            torch.nn.init.constant_(parameter, 0.7)
+        if ".retention.conv." in key:
+            torch.nn.init.normal_(parameter)
+    return model
