@@ -11,6 +11,7 @@ from lightning.fabric.plugins.io import TorchCheckpointIO
 from lightning.pytorch.callbacks import Checkpoint as LightningCheckpoint
 
 from crystalline import checkpoint
+from crystalline.errors import UserError
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -59,6 +60,8 @@ class Checkpoint(LightningCheckpoint):
 
     def on_train_start(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._saved_at_s = time.monotonic()
+        if not (self.folder(trainer) / "best.ckpt").is_file():  # last.ckpt alone was taken along
+            self.best_value = self.best_step = None
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -68,16 +71,20 @@ class Checkpoint(LightningCheckpoint):
         if self.every_minutes is not None and not due:
             late = time.monotonic() - self._saved_at_s > 60 * self.every_minutes
             due = trainer.strategy.broadcast(late) if trainer.world_size > 1 else late
-        if due and not _validates_now(trainer, step):
+        if due and not validates_now(trainer, step):
             self.save_last(trainer)
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if trainer.sanity_checking or trainer.state.fn != "fit":
             return
+        if self.monitor not in trainer.callback_metrics:
+            raise UserError(
+                f"callbacks.checkpoint.monitor={self.monitor} is not measured here; take val/loss"
+            )
         value = float(trainer.callback_metrics[self.monitor])
         if self.best_value is None or value < self.best_value:
             self.best_value, self.best_step = value, trainer.global_step
-            trainer.save_checkpoint(self.folder(trainer) / "best.ckpt")
+            self._save(trainer, "best.ckpt")
         step = trainer.global_step
         if self.every_n_steps is not None and step % self.every_n_steps == 0:
             self.save_last(trainer)
@@ -88,9 +95,17 @@ class Checkpoint(LightningCheckpoint):
     def save_last(self, trainer: lightning.Trainer) -> None:
         """Write last.ckpt, unless this round's is there already."""
         if trainer.global_step != self._saved_step:
-            trainer.save_checkpoint(self.folder(trainer) / "last.ckpt")
+            self._save(trainer, "last.ckpt")
             self._saved_step = trainer.global_step
         self._saved_at_s = time.monotonic()
+
+    def _save(self, trainer: lightning.Trainer, name: str) -> None:
+        # Loggers first: a resumed run must not lack metrics of the rounds before its checkpoint.
+        for logger in trainer.loggers:
+            flush = getattr(logger, "flush", None)
+            if flush is not None:
+                flush()
+        trainer.save_checkpoint(self.folder(trainer) / name)
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_value": self.best_value, "best_step": self.best_step}
@@ -99,6 +114,6 @@ class Checkpoint(LightningCheckpoint):
         self.best_value, self.best_step = state_dict["best_value"], state_dict["best_step"]
 
 
-def _validates_now(trainer: lightning.Trainer, step: int) -> bool:
+def validates_now(trainer: lightning.Trainer, step: int) -> bool:
     """Whether validation follows this round: last.ckpt then waits, to hold its outcome."""
     return isinstance(trainer.val_check_interval, int) and step % trainer.val_check_interval == 0

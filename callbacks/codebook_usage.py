@@ -6,7 +6,7 @@ from typing import Any
 
 import lightning
 
-from crystalline.metrics.codebook_usage import usage
+from crystalline.metrics.codebook_usage import usage_by_site
 
 
 class CodebookUsage(lightning.Callback):
@@ -33,16 +33,7 @@ class CodebookUsage(lightning.Callback):
         seen = {site: int(book.counts[0].sum()) for site, book in books.items()}
         if not seen or min(seen.values()) < self.positions:
             return
-        per_site = {site: usage(book.counts) for site, book in books.items()}
-        names = next(iter(per_site.values()))
-        self.figures = {
-            f"codebook/{name}": sum(figures[name] for figures in per_site.values()) / len(per_site)
-            for name in names
-        }
-        worst = max(figures["max_dead_fraction"] for figures in per_site.values())
-        self.figures["codebook/max_dead_fraction"] = worst
-        for site, figures in per_site.items():
-            self.figures |= {f"codebook/{name}/{site}": value for name, value in figures.items()}
+        self.figures = usage_by_site({site: book.counts for site, book in books.items()})
         pl_module.record(self.figures)
         for book in books.values():
             book.counts.zero_()

@@ -9,6 +9,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from callbacks.code_changes import follow_rank_0, forget_momentum
 from crystalline.quantizers.calibration import visit_codebooks
 from crystalline.quantizers.codebook import Codebook
 
@@ -67,21 +68,9 @@ class DeadCodeReset(lightning.Callback):
             visit_codebooks(pl_module.model, batch.tokens.to(pl_module.device), revive)
         for site, book in books.items():
             if trainer.world_size > 1:
-                revived[site] = _follow_rank_0(book, revived[site])
-            _forget_momentum(trainer.optimizers, book.codes, revived[site])
+                follow_rank_0(book)
+                flags = revived[site].to(torch.uint8)
+                dist.broadcast(flags, src=0)
+                revived[site] = flags.bool()
+            forget_momentum(trainer.optimizers, book.codes, revived[site])
         pl_module.record({"codebook/revived": sum(int(r.sum()) for r in revived.values())})
-
-
-def _follow_rank_0(book: Codebook, revived: Tensor) -> Tensor:
-    flags = revived.to(torch.uint8)
-    dist.broadcast(flags, src=0)
-    for tensor in book.state_dict().values():
-        dist.broadcast(tensor, src=0)
-    return flags.bool()
-
-
-def _forget_momentum(optimizers: list[Any], codes: Tensor, revived: Tensor) -> None:
-    for optimizer in optimizers:
-        for value in optimizer.state.get(codes, {}).values():
-            if isinstance(value, Tensor) and value.shape == codes.shape:
-                value[revived] = 0

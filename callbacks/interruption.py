@@ -9,6 +9,8 @@ from typing import Any
 
 import lightning
 
+from callbacks.checkpoint import validates_now
+
 log = logging.getLogger(__name__)
 
 
@@ -36,6 +38,8 @@ class GracefulStop(lightning.Callback):
         if received:
             self.received = received
             trainer.should_stop = True
+            if not validates_now(trainer, trainer.global_step):
+                trainer.limit_val_batches = 0  # stopping would validate: late, and not exact
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._restore()

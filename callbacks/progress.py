@@ -10,8 +10,15 @@ from typing import Any
 
 import lightning
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress as Bar
-from rich.progress import TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    TaskID,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Progress as Bar
 
 log = logging.getLogger(__name__)
 
@@ -53,17 +60,25 @@ class Progress(lightning.Callback):
         step = trainer.global_step
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, description=_figures(trainer))
-        elif time.monotonic() - self._said_s > self.every_s and not step % trainer.log_every_n_steps:
+        elif (
+            time.monotonic() - self._said_s > self.every_s and not step % trainer.log_every_n_steps
+        ):
             self._said_s = time.monotonic()
             done = step - self._first_step
             left_s = (self._said_s - self._started_s) / done * (pl_module.total_steps - step)
             log.info(
-                "round %d/%d  %s  %s left", step, pl_module.total_steps, _figures(trainer), _time(left_s)
+                "round %d/%d  %s  %s left",
+                step,
+                pl_module.total_steps,
+                _figures(trainer),
+                _time(left_s),
             )
 
     def on_validation_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         if self._bar is None and trainer.state.fn == "fit":
-            log.info("round %d/%d  %s", trainer.global_step, pl_module.total_steps, _figures(trainer))
+            log.info(
+                "round %d/%d  %s", trainer.global_step, pl_module.total_steps, _figures(trainer)
+            )
 
     def on_train_end(self, trainer: lightning.Trainer, pl_module: Any) -> None:
         self._close()

@@ -29,9 +29,12 @@ class Loaded:
     """In eval mode, on the CPU."""
     tokenizer: Tokenizer
     config: dict[str, Any]
-    """The resolved configuration it was trained with."""
+    """The resolved configuration it was trained with, `paths` those of this machine."""
     checkpoint: dict[str, Any]
-    """The "crystalline" entry: format, config, tokenizer, vocab_size, data_fingerprint, versions."""
+    """The "crystalline" entry: format, config (with its interpolations), choices, overrides,
+    tokenizer, vocab_size, data_fingerprint, mlflow_run_id, versions."""
+    step: int
+    """Rounds it was trained for."""
 
 
 def load(path: str | Path) -> Loaded:
@@ -41,16 +44,34 @@ def load(path: str | Path) -> Loaded:
         UserError: If the file is missing, damaged or not a checkpoint of this suite.
     """
     from hydra.utils import instantiate
+    from omegaconf import OmegaConf
 
+    from crystalline.command import register
+
+    register()  # of resolvers that the config may use
     state = read(path)
     entry = state["crystalline"]
-    model = instantiate(entry["config"]["model"], vocab_size=entry["vocab_size"], _convert_="all")
+    config = OmegaConf.create(entry["config"])
+    model = instantiate(config.model, vocab_size=entry["vocab_size"], _convert_="all")
+    fill(model, state, path)
+    tokenizer = tokenizer_from_json(entry["tokenizer"])
+    resolved: Any = OmegaConf.to_container(config, resolve=True)
+    return Loaded(model.eval(), tokenizer, resolved, entry, state.get("global_step", 0))
+
+
+def fill(model: LanguageModel, state: Mapping[str, Any], path: str | Path) -> None:
+    """Give the model the weights of a checkpoint that was read from `path`.
+
+    Raises:
+        UserError: If they are another model's.
+    """
     try:
         model.load_state_dict(model_weights(state))
     except RuntimeError as error:
-        first = str(error).splitlines()[1].strip() if "\n" in str(error) else str(error)
-        raise UserError(f"{path} holds weights of another model than its config says: {first}") from None
-    return Loaded(model.eval(), tokenizer_from_json(entry["tokenizer"]), entry["config"], entry)
+        what = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"{path} holds weights of another model than its config says: {what}"
+        ) from None
 
 
 def model_weights(state: Mapping[str, Any]) -> dict[str, torch.Tensor]:
@@ -76,7 +97,9 @@ def read(path: str | Path) -> dict[str, Any]:
     try:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
-        raise UserError(f"{path} is damaged or no checkpoint; use another one of its folder") from None
+        raise UserError(
+            f"{path} is damaged or no checkpoint; use another one of its folder"
+        ) from None
     entry = state.get("crystalline") if isinstance(state, dict) else None
     if not isinstance(entry, dict) or "config" not in entry:
         raise UserError(f"{path} is no checkpoint of this suite: it has no 'crystalline' entry")
@@ -101,12 +124,6 @@ def write(state: Mapping[str, Any], path: Path) -> None:
         new = _sha256(temporary) + "\n"
         write_atomically(sums, new + old)
     write_atomically(sums, new)
-
-
-def remove(path: Path) -> None:
-    """Delete a checkpoint and its sum, if they are there."""
-    path.unlink(missing_ok=True)
-    _sum_file(path).unlink(missing_ok=True)
 
 
 def _verify(path: Path) -> None:

@@ -111,6 +111,9 @@ class LanguageModel(nn.Module, ABC):
         """Logits for `tokens` that follow what the cache has seen; equal to the full forward pass."""
         return self(tokens, cache=cache).logits
 
+    def begin_round(self, progress: float) -> None:
+        """Called before each training round, when a share `progress` of training is done."""
+
     def loss_weights(self, progress: float) -> dict[str, float]:
         """Weight of each entry of `ModelOutput.losses` when a share `progress` of training is done."""
         return {}
@@ -137,10 +140,10 @@ class LanguageModel(nn.Module, ABC):
 
     def count_parameters(self) -> dict[str, int]:
         """`parameters` and `parameters_without_codebooks`; tied tensors count once, buffers do not."""
-        total = sum(p.numel() for p in self.parameters())
-        books = sum(b.num_code_values() for b in self.codebooks().values())
-        trained = sum(p.numel() for _, p in self.codebook_parameters())
+        books = self.codebooks().values()
+        codes = {id(book.codes) for book in books}  # frozen ones are parameters too
+        rest = sum(p.numel() for p in self.parameters() if id(p) not in codes)
         return {
-            "parameters": total - trained + books,
-            "parameters_without_codebooks": total - trained,
+            "parameters": rest + sum(book.num_code_values() for book in books),
+            "parameters_without_codebooks": rest,
         }

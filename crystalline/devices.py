@@ -34,13 +34,19 @@ def resolve_devices(trainer: DictConfig) -> Devices:
         accelerator = "gpu" if gpus else "cpu"
     on_gpu = accelerator in ("gpu", "cuda")
     if on_gpu and not gpus:
-        raise UserError("this machine has no GPU that torch can use; take trainer=cpu or trainer=auto")
+        raise UserError(
+            "this machine has no GPU that torch can use; take trainer=cpu or trainer=auto"
+        )
     count = gpus if trainer.devices in ("auto", -1) and on_gpu else trainer.devices
     count = 1 if count == "auto" else count
     if not isinstance(count, int) or count < 1:
-        raise UserError(f"trainer.devices must be a positive number or auto, got {trainer.devices!r}")
+        raise UserError(
+            f"trainer.devices must be a positive number or auto, got {trainer.devices!r}"
+        )
     if on_gpu and count > gpus:
-        raise UserError(f"trainer.devices={count}, but this machine has {gpus} GPU(s); take at most {gpus}")
+        raise UserError(
+            f"trainer.devices={count}, but this machine has {gpus} GPU(s); take at most {gpus}"
+        )
     cores = torch.multiprocessing.cpu_count()
     if not on_gpu and count > cores:
         raise UserError(

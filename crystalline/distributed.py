@@ -6,11 +6,13 @@ sweep. Here the job's config is saved and torch's launcher starts this module on
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import signal
 import subprocess
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -19,9 +21,10 @@ from omegaconf import DictConfig, OmegaConf
 from crystalline.devices import resolve_devices
 from crystalline.errors import UserError
 from crystalline.files import write_atomically
+from crystalline.summary import Origin
 
 _FAILURE = ".failure.txt"
-_CONFIG = ".distributed.yaml"
+_JOB = ".distributed.json"
 
 
 def wants_launch(config: DictConfig) -> bool:
@@ -30,62 +33,85 @@ def wants_launch(config: DictConfig) -> bool:
     return not launched and resolve_devices(config.trainer).count > 1
 
 
-def launch(config: DictConfig) -> None:
+def launch(config: DictConfig, origin: Origin) -> None:
     """Run the job in as many processes as devices, and wait.
+
+    The processes form a session of their own, which gets a SIGTERM for whatever signal ends us:
+    they save and end by themselves, within the 30 s that torch's launcher gives them. A second
+    signal ends them at once.
 
     Raises:
         UserError: With the message of the process that failed first.
+        SystemExit: With 128 + the signal's number, after a signal.
     """
     run_dir = Path(config.paths.run_dir)
-    saved, failure = run_dir / _CONFIG, run_dir / _FAILURE
+    saved, failure = run_dir / _JOB, run_dir / _FAILURE
     failure.unlink(missing_ok=True)
-    write_atomically(saved, OmegaConf.to_yaml(config))
+    job = {"config": OmegaConf.to_container(config), "origin": asdict(origin)}
+    write_atomically(saved, json.dumps(job))
     count = resolve_devices(config.trainer).count
-    command = [
-        *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
-        *(f"--nproc-per-node={count}", "-m", "crystalline.distributed", str(saved)),
-    ]
-    root = str(Path(__file__).resolve().parents[1])
-    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
-    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
-    environment = os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
-    process = subprocess.Popen(command, env=environment)
-    previous = signal.signal(signal.SIGTERM, lambda *_: process.terminate())
+    process = subprocess.Popen(
+        [sys.executable, "-m", "crystalline.distributed", str(saved), str(count)],
+        env=_environment(count),
+        start_new_session=True,
+    )
+    received: list[int] = []
+
+    def stop(number: int, _frame: Any) -> None:
+        os.killpg(process.pid, signal.SIGKILL) if received else process.terminate()
+        received.append(number)
+
+    signals = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+    previous = {number: signal.signal(number, stop) for number in signals}
     try:
-        status = _wait(process)
+        status = process.wait()
     finally:
-        signal.signal(signal.SIGTERM, previous)
+        for number, handler in previous.items():
+            signal.signal(number, handler)
         saved.unlink(missing_ok=True)
+    said = failure.read_text().strip() if failure.is_file() else f"exit status {status}"
+    failure.unlink(missing_ok=True)
+    if received:
+        raise SystemExit(128 + received[0])
     if status:
-        said = failure.read_text().strip() if failure.is_file() else f"exit status {status}"
-        failure.unlink(missing_ok=True)
         raise UserError(said)
 
 
-def _wait(process: subprocess.Popen[Any]) -> int:
-    """Exit status; Ctrl-C has reached the processes too, which save and end by themselves."""
-    while True:
-        try:
-            return process.wait()
-        except KeyboardInterrupt:
-            continue
+def _environment(count: int) -> dict[str, str]:
+    """Of processes that find this package and share the cores."""
+    root = str(Path(__file__).resolve().parents[1])
+    path = os.pathsep.join(filter(None, [root, os.environ.get("PYTHONPATH")]))
+    threads = os.environ.get("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // count)))
+    return os.environ | {"PYTHONPATH": path, "OMP_NUM_THREADS": threads}
 
 
-def main() -> None:
-    """One process of several: run the saved config."""
+def _start(saved: Path, count: int) -> None:
+    """torch's launcher, without its pages about a process that failed: that one has said why."""
+    from torch.distributed.elastic.multiprocessing import SignalException
+    from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.run import parse_args, run
+
+    logging.getLogger("torch.distributed.elastic").setLevel(logging.CRITICAL)
+    processes = ["--standalone", f"--nproc-per-node={count}"]
+    try:
+        run(parse_args([*processes, "-m", "crystalline.distributed", str(saved)]))
+    except (ChildFailedError, SignalException):
+        sys.exit(1)
+
+
+def _work(saved: Path) -> None:
+    """One process of several: run the saved job."""
     from crystalline.command import register
     from crystalline.experiment import Experiment
     from crystalline.explain import explain
 
     register()
-    saved = Path(sys.argv[1])
     rank = int(os.environ["RANK"])
     level = logging.INFO if rank == 0 else logging.WARNING
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
-    config = OmegaConf.load(saved)
-    assert isinstance(config, DictConfig)
+    job = json.loads(saved.read_text())
     try:
-        Experiment(config).run()
+        Experiment(OmegaConf.create(job["config"]), Origin(**job["origin"])).run()
     except Exception as error:
         failure = saved.with_name(_FAILURE)
         if not failure.exists():
@@ -96,4 +122,7 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    if len(sys.argv) == 3:
+        _start(Path(sys.argv[1]), int(sys.argv[2]))
+    else:
+        _work(Path(sys.argv[1]))

@@ -6,6 +6,7 @@ import logging
 import os
 import signal
 import warnings
+from dataclasses import asdict
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -23,7 +24,8 @@ from callbacks.throughput import Throughput, peak_memory_mib
 from crystalline import checkpoint
 from crystalline.contract import LanguageModel
 from crystalline.devices import resolve_devices
-from crystalline.summary import command_line, device_name, versions, write_summary
+from crystalline.errors import UserError
+from crystalline.summary import Origin, device_name, versions, write_summary
 from lightning_modules.language_modeling import LanguageModeling
 
 log = logging.getLogger(__name__)
@@ -34,17 +36,21 @@ class Experiment:
 
     Args:
         config: The composed config; with `ckpt_path`, that of the checkpoint.
+        origin: For checkpoints and the summary.
     """
 
-    def __init__(self, config: DictConfig) -> None:
+    def __init__(self, config: DictConfig, origin: Origin) -> None:
         _quiet()
         self.config = config
+        self.origin = origin
         self.run_dir = Path(config.paths.run_dir)
         self.devices = resolve_devices(config.trainer)
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32 products
+        if not 0 <= config.seed < 2**32:
+            raise UserError(f"seed must lie between 0 and {2**32 - 1}, got {config.seed}")
         self.data = _instantiate(config.data)
         self.data.prepare_data()
-        self.data.setup()
+        self.data.setup("fit")
         lightning.seed_everything(config.seed, verbose=False)
         self.model: LanguageModel = _instantiate(config.model, vocab_size=self.data.vocab_size)
         self.callbacks = [_instantiate(node) for node in config.callbacks.values() if node]
@@ -53,10 +59,15 @@ class Experiment:
     @cached_property
     def total_steps(self) -> int:
         """Rounds of the whole run: `max_steps` or `max_epochs`, whichever ends first."""
-        limits = [self.config.trainer.max_steps]
-        if self.config.trainer.max_epochs is not None:
-            limits.append(self.config.trainer.max_epochs * self.data.rounds_per_epoch)
-        return min(limit for limit in limits if limit is not None)
+        steps, epochs = self.config.trainer.max_steps, self.config.trainer.max_epochs
+        limits = [] if steps is None else [steps]
+        if epochs is not None:
+            limits.append(epochs * self.data.rounds_per_epoch)
+        if not limits or min(limits) < 0:
+            raise UserError(
+                f"trainer.max_steps={steps}, trainer.max_epochs={epochs}: give one of them, 0 or more"
+            )
+        return min(limits)
 
     @cached_property
     def module(self) -> LanguageModeling:
@@ -135,7 +146,9 @@ class Experiment:
             for logger in self.loggers:
                 logger.log_hyperparams(resolved)
             return None
-        step = checkpoint.read(path)["global_step"]
+        state = checkpoint.read(path)
+        checkpoint.fill(self.model, state, path)
+        step = state["global_step"]
         for logger in self.loggers:
             if hasattr(logger, "resume_at"):
                 logger.resume_at(step)
@@ -161,6 +174,8 @@ class Experiment:
         return {
             "format": checkpoint.FORMAT,
             "config": OmegaConf.to_container(self.config, resolve=False),
+            "choices": self.origin.choices,
+            "overrides": self.origin.overrides,
             "tokenizer": self.data.tokenizer.to_json(),
             "vocab_size": self.data.vocab_size,
             "data_fingerprint": self.data.fingerprint,
@@ -183,8 +198,7 @@ class Experiment:
         keeper = _find(self.callbacks, Checkpoint)
         if keeper is not None and keeper.best_step is not None:
             self.trainer.strategy.barrier()
-            weights = checkpoint.model_weights(checkpoint.read(best))
-            self.model.load_state_dict(weights)
+            checkpoint.fill(self.model, checkpoint.read(best), best)
         loaders = [
             self.data.val_dataloader(),
             self.data.test_dataloader(),
@@ -211,8 +225,7 @@ class Experiment:
             "seed": self.config.seed,
             "data_fingerprint": self.data.fingerprint,
             "versions": versions(),
-            "command": command_line(),
-            **_choices(),
+            **asdict(self.origin),
         }
 
     def _log_figures(self, summary: dict[str, Any]) -> None:
@@ -236,14 +249,3 @@ def _quiet() -> None:
 
 def _find(parts: list[Any], kind: type) -> Any:
     return next((part for part in parts if isinstance(part, kind)), None)
-
-
-def _choices() -> dict[str, Any]:
-    """Group choices and overrides of this job, where Hydra started it."""
-    from hydra.core.hydra_config import HydraConfig
-
-    if not HydraConfig.initialized():
-        return {"choices": {}, "overrides": []}
-    settings = HydraConfig.get()
-    choices = {k: v for k, v in settings.runtime.choices.items() if not k.startswith("hydra")}
-    return {"choices": choices, "overrides": list(settings.overrides.task)}

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from crystalline.errors import UserError
+from crystalline.summary import Origin, origin
 
 _MAY_CHANGE = ("trainer", "logger", "paths")
 
 
-def resumed(config: DictConfig) -> DictConfig:
-    """The config to run: as composed, or, with `ckpt_path`, the checkpoint's.
+def resumed(config: DictConfig) -> tuple[DictConfig, Origin]:
+    """The config to run, as composed or, with `ckpt_path`, the checkpoint's; and who asked for it.
 
     Values that depend on this machine and folder (`paths`) are always the present ones. Overrides
     of `trainer.*`, `logger` and `paths` are applied to the checkpoint's config.
@@ -24,7 +26,7 @@ def resumed(config: DictConfig) -> DictConfig:
     if config.ckpt_path is None:
         with open_dict(config):
             config.paths.run_dir = str(config.paths.run_dir)
-        return config
+        return config, origin()
     from crystalline.checkpoint import read
 
     path = Path(config.ckpt_path).absolute()
@@ -38,7 +40,7 @@ def resumed(config: DictConfig) -> DictConfig:
         saved.paths = OmegaConf.to_container(config.paths, resolve=True)
         if "mlflow" in saved.logger:
             saved.logger.mlflow.run_id = entry["mlflow_run_id"]
-    return saved
+    return saved, replace(origin(), choices=entry["choices"], overrides=entry["overrides"])
 
 
 def _apply(override: str, config: DictConfig, saved: DictConfig) -> None:

@@ -26,11 +26,11 @@ def train(config: DictConfig) -> dict[str, Any]:
     from crystalline.resume import resumed
     from crystalline.summary import read_summary
 
-    config = resumed(config)
+    config, origin = resumed(config)
     if distributed.wants_launch(config):
-        distributed.launch(config)
+        distributed.launch(config, origin)
         return read_summary(Path(config.paths.run_dir))
-    return Experiment(config).run()
+    return Experiment(config, origin).run()
 
 
 def main() -> None:

@@ -6,12 +6,36 @@ import importlib.metadata
 import json
 import platform
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from crystalline.files import write_atomically
 
 _PACKAGES = ("torch", "lightning", "hydra-core", "tokenizers", "mlflow", "numpy")
+
+
+@dataclass(frozen=True)
+class Origin:
+    """How a run was asked for."""
+
+    command: str
+    """What was typed last."""
+    choices: dict[str, Any]
+    """Option of every config group; a resumed run keeps those it started with."""
+    overrides: list[str]
+    """Overrides of the task; a resumed run keeps those it started with."""
+
+
+def origin() -> Origin:
+    """Of this job, where Hydra started it."""
+    from hydra.core.hydra_config import HydraConfig
+
+    if not HydraConfig.initialized():
+        return Origin(command_line(), {}, [])
+    settings = HydraConfig.get()
+    choices = {k: v for k, v in settings.runtime.choices.items() if not k.startswith("hydra")}
+    return Origin(command_line(), choices, list(settings.overrides.task))
 
 
 def versions() -> dict[str, str]:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from crystalline.contract import LanguageModel
+from crystalline.errors import UserError
 from crystalline.metrics.token_loss import TokenLoss, bits_per_byte
 from lightning_modules.divergence import Divergence, TrainingDiverged, first_non_finite
 from lightning_modules.objectives import BuildOptimizer, Objective, step
@@ -73,7 +74,10 @@ class LanguageModeling(lightning.LightningModule):
     # Learning
 
     def configure_optimizers(self) -> Any:
-        named = self.objective.optimizers(self.model, self._build_optimizer)
+        try:
+            named = self.objective.optimizers(self.model, self._build_optimizer)
+        except (TypeError, ValueError) as error:
+            raise UserError(f"optimizer: {error}") from error
         self._names = list(named)
         factor = self.objective.schedule.over(self.total_steps)
         return list(named.values()), [LambdaLR(opt, factor) for opt in named.values()]
@@ -87,6 +91,7 @@ class LanguageModeling(lightning.LightningModule):
         raw = {name: optimizer.optimizer for name, optimizer in optimizers.items()}
         for optimizer in raw.values():
             optimizer.zero_grad(set_to_none=True)
+        self.model.begin_round(round_ / max(1, self.total_steps))
         terms = self._backward(batch)
         norms = self.objective.clip_gradients(raw)
         skip = self.divergence.watch(round_, list(norms.values()))
@@ -99,7 +104,8 @@ class LanguageModeling(lightning.LightningModule):
         rates = {name: schedule.get_last_lr()[0] for name, schedule in self._schedules().items()}
         for schedule in self._schedules().values():
             schedule.step()
-        if self.global_step % self.check_finite_every == 0:
+        skipped = self.global_step == round_  # known at once where the optimizer is not fused
+        if skipped or self.global_step % self.check_finite_every == 0:
             self.check_finite()
         if self.global_step % self.trainer.log_every_n_steps == 0:
             self._log_round(terms, norms, rates)
@@ -114,7 +120,10 @@ class LanguageModeling(lightning.LightningModule):
         tokens, targets = batch
         count = self.objective.accumulate
         if len(tokens) % count:
-            raise ValueError(f"objective.accumulate={count} must divide the {len(tokens)} sequences")
+            raise UserError(
+                f"objective.accumulate={count} does not divide the {len(tokens)} sequences that a "
+                "process has in a round; change it or data.batch_size"
+            )
         sums: dict[str, Tensor] = {}
         for index, part in enumerate(zip(tokens.chunk(count), targets.chunk(count), strict=True)):
             with contextlib.nullcontext() if index == count - 1 else self._no_sync():
@@ -167,7 +176,9 @@ class LanguageModeling(lightning.LightningModule):
         share = len(batch.tokens) // self.trainer.world_size
         tokens = batch.tokens[self.global_rank * share :][:share].to(self.device)
         seed_round(self.seed, round_, self.global_rank)
-        found = (first_non_finite(self.model, part) for part in tokens.chunk(self.objective.accumulate))
+        found = (
+            first_non_finite(self.model, part) for part in tokens.chunk(self.objective.accumulate)
+        )
         return next((name for name in found if name), None)
 
     def _log_round(
@@ -213,11 +224,12 @@ class LanguageModeling(lightning.LightningModule):
         results: dict[str, float | None] = {}
         for split in splits:
             metric = self._metric(split)
-            loss, targets = float(metric.compute()), int(metric.targets)
+            nats, targets = metric.compute()
+            loss = float(nats)
             metric.reset()
             scored = self._scored_bytes(split)
             results[f"{split}/loss"] = loss
-            results[f"{split}/bpb"] = bits_per_byte(loss, scored and scored / targets)
+            results[f"{split}/bpb"] = bits_per_byte(loss, scored and scored / int(targets))
             results[f"{split}/perplexity"] = math.exp(min(loss, 80.0))
         return results
 
@@ -226,9 +238,11 @@ class LanguageModeling(lightning.LightningModule):
 
     def _scored_bytes(self, split: str) -> int | None:
         """Bytes of the text that was scored; None where it is no text, or only a part was scored."""
-        limits = (self.trainer.limit_val_batches, self.trainer.limit_test_batches)
-        sizes = self.trainer.datamodule.split_bytes  # type: ignore[attr-defined]
-        return None if sizes is None or limits != (1.0, 1.0) else sizes[split]
+        trainer = self.trainer
+        limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
+        whole = isinstance(limit, float) and limit == 1.0  # 1 means a single batch
+        sizes = trainer.datamodule.split_bytes  # type: ignore[attr-defined]
+        return sizes[split] if whole and sizes is not None else None
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()

@@ -111,7 +111,8 @@ class Dual(Objective):
 
 
 def decay_groups(
-    parameters: Iterable[nn.Parameter], exempt: set[int] = frozenset()  # type: ignore[assignment]
+    parameters: Iterable[nn.Parameter],
+    exempt: set[int] = frozenset(),  # type: ignore[assignment]
 ) -> list[dict[str, Any]]:
     """Matrices decay; vectors and scalars (norms, biases, gates) and `exempt` ids do not."""
     trainable = [parameter for parameter in parameters if parameter.requires_grad]

@@ -22,7 +22,9 @@ class Schedule:
 
     def __post_init__(self) -> None:
         if self.shape not in ("cosine", "constant"):
-            raise ValueError(f"objective.schedule.shape must be cosine or constant, got {self.shape!r}")
+            raise ValueError(
+                f"objective.schedule.shape must be cosine or constant, got {self.shape!r}"
+            )
         if self.warmup_steps < 0 or not 0 <= self.final_fraction <= 1:
             raise ValueError(
                 "objective.schedule needs warmup_steps >= 0 and final_fraction in [0, 1], got "
@@ -39,6 +41,8 @@ class Schedule:
             if self.shape == "constant":
                 return 1.0
             done = min(1.0, (step - warmup) / max(1, total_steps - warmup))
-            return self.final_fraction + (1 - self.final_fraction) * 0.5 * (1 + math.cos(math.pi * done))
+            return self.final_fraction + (1 - self.final_fraction) * 0.5 * (
+                1 + math.cos(math.pi * done)
+            )
 
         return factor

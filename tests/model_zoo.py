@@ -8,6 +8,7 @@ import torch
 from crystalline.contract import LanguageModel
 from crystalline.models.transformer import Transformer
 from crystalline.models.ziggurat import Pyramid, Ziggurat
+from crystalline.quantizers.calibration import init_codebooks
 from crystalline.quantizers.residual import ResidualQuantizer
 
 VOCAB, CONTEXT, WIDTH, HEADS = 30, 40, 16, 2
@@ -31,9 +32,7 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
     "ziggurat_4": lambda: ziggurat(4),
     "ziggurat_source": lambda: ziggurat(3, mode="source"),
     "ziggurat_add": lambda: ziggurat(placement="add"),
-    "ziggurat_add_rotation": lambda: ziggurat(
-        placement="add", quantizer={"estimator": "rotation"}
-    ),
+    "ziggurat_add_rotation": lambda: ziggurat(placement="add", quantizer={"estimator": "rotation"}),
     "ziggurat_stream": lambda: ziggurat(placement="replace_stream"),
     "ziggurat_none": lambda: ziggurat(placement="none"),
     "ziggurat_continuous": lambda: ziggurat(placement="continuous"),
@@ -44,7 +43,7 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
 
 
 def build(name: str) -> LanguageModel:
-    """The model, with feedback gates and convolutions away from their silent start."""
+    """The model, away from its silent start: gates and convolutions open, codes on the data."""
     torch.manual_seed(0)
     model = MODELS[name]()
     for key, parameter in model.named_parameters():
@@ -52,4 +51,5 @@ def build(name: str) -> LanguageModel:
             torch.nn.init.constant_(parameter, 0.7)
         if ".retention.conv." in key:
             torch.nn.init.normal_(parameter)
+    init_codebooks(model, torch.randint(0, VOCAB, (4, CONTEXT)), seed=0)
     return model

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from jaxtyping import Int
 from torch import Tensor
@@ -30,3 +32,28 @@ def usage(counts: Int[Tensor, "levels codebook_size"]) -> dict[str, float]:
         "perplexity": float(entropy.exp().mean()),
         "entropy": float(entropy.mean()),
     }
+
+
+def usage_by_site(
+    counts: Mapping[str, Int[Tensor, "levels codebook_size"]],
+) -> dict[str, float]:
+    """`codebook/<figure>/<site>` of every site, and `codebook/<figure>` as their mean.
+
+    `codebook/max_dead_fraction` is that of the worst book of all. Nothing without sites.
+
+    Raises:
+        ValueError: If a book has no choices.
+    """
+    per_site = {site: usage(count) for site, count in counts.items()}
+    if not per_site:
+        return {}
+    names = next(iter(per_site.values()))
+    figures = {
+        f"codebook/{name}": sum(found[name] for found in per_site.values()) / len(per_site)
+        for name in names
+    }
+    worst = max(found["max_dead_fraction"] for found in per_site.values())
+    figures["codebook/max_dead_fraction"] = worst
+    for site, found in per_site.items():
+        figures |= {f"codebook/{name}/{site}": value for name, value in found.items()}
+    return figures

@@ -35,9 +35,9 @@ class TokenLoss(Metric):
         self.nats += nats.double()
         self.targets += (targets != -100).sum()
 
-    def compute(self) -> Tensor:
-        """Nats per target; NaN before the first one."""
-        return self.nats / self.targets
+    def compute(self) -> tuple[Tensor, Tensor]:
+        """Nats per target (NaN before the first one) and the number of targets, over all ranks."""
+        return self.nats / self.targets, self.targets
 
 
 def bits_per_byte(nats_per_target: float, bytes_per_target: float | None) -> float | None:

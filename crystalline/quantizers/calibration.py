@@ -16,9 +16,7 @@ Visit = Callable[[str, Codebook, Float[Tensor, "batch pos d_model"]], None]
 
 
 @torch.no_grad()
-def visit_codebooks(
-    model: LanguageModel, tokens: Int[Tensor, "batch pos"], visit: Visit
-) -> None:
+def visit_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], visit: Visit) -> None:
     """Call `visit` for every maintained site, in the order of computation.
 
     What a visit changes is what later sites see. The pass runs in eval mode (no dropout, no usage

@@ -17,6 +17,7 @@ from crystalline.contract import Edit
 from crystalline.quantizers.kmeans import kmeans
 from crystalline.quantizers.moving_average import MovingAverage
 from crystalline.quantizers.search import nearest
+from crystalline.quantizers.standardiser import Standardiser
 
 Update = Literal["gradient", "ema", "frozen"]
 
@@ -44,6 +45,7 @@ class Codebook(nn.Module, ABC):
         update: "gradient" (an optimizer's business), "ema" (running means of the inputs that chose
             each code) or "frozen".
         ema_decay: Share of the old mean kept in each round, for "ema".
+        standardise: Whether inputs are brought to mean 0 and unit scale; see `Standardiser`.
 
     Raises:
         ValueError: If a size is below 1 or `update` is unknown.
@@ -69,6 +71,7 @@ class Codebook(nn.Module, ABC):
         cosine: bool = False,
         update: Update = "gradient",
         ema_decay: float = 0.99,
+        standardise: bool = False,
     ) -> None:
         super().__init__()
         if min(codebook_size, codebook_dim, num_codebooks) < 1:
@@ -87,6 +90,7 @@ class Codebook(nn.Module, ABC):
             torch.randn(*shape, codebook_dim), requires_grad=update == "gradient"
         )
         self.average = MovingAverage(shape, codebook_dim, ema_decay) if update == "ema" else None
+        self.standardiser = Standardiser(codebook_dim) if standardise else None
         self.register_buffer("counts", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer("idle", torch.zeros(shape, dtype=torch.int64))
         self.register_buffer(
@@ -101,6 +105,10 @@ class Codebook(nn.Module, ABC):
         positions: Int[Tensor, " pos"] | None = None,
     ) -> QuantizerOutput:
         """Replace every vector of `x` by codes; `override` edits the choice before the lookup."""
+
+    @abstractmethod
+    def project(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
+        """Inputs in the width of the codes, fp32, before any standardiser."""
 
     @abstractmethod
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n codebook_dim"]]]:
@@ -128,6 +136,9 @@ class Codebook(nn.Module, ABC):
 
     # What happens once a round
 
+    def begin_round(self, progress: float) -> None:
+        """Called before each training round, when a share `progress` of training is done."""
+
     def observe(
         self, level: int, indices: Int[Tensor, " n"], points: Float[Tensor, "n codebook_dim"]
     ) -> None:
@@ -150,6 +161,8 @@ class Codebook(nn.Module, ABC):
         self.idle.copy_(torch.where(chosen > 0, 0, self.idle + positions))
         if self.average is not None:
             self.average.end_round(self.codes, self.round_counts, skip)
+        if self.standardiser is not None:
+            self.standardiser.end_round(skip)
         self.round_counts.zero_()
 
     # Start and revival
@@ -157,6 +170,8 @@ class Codebook(nn.Module, ABC):
     @torch.no_grad()
     def init_from_data(self, x: Tensor, generator: torch.Generator | None = None) -> None:
         """Put every book's codes on the k-means centroids of what that level has to code."""
+        if self.standardiser is not None:
+            self.standardiser.init_from_data(self.project(x))
         for level, points in self.residuals(x):
             centroids = kmeans(points, self.codebook_size, generator=generator)
             self._set_codes(level, slice(None), centroids)

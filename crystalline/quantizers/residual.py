@@ -30,18 +30,24 @@ class ResidualQuantizer(Codebook):
         codebook_size: K, codes per level.
         num_codebooks: L, levels.
         codebook_dim: Width of the codes; unless it is d_model, a linear map leads there (its output
-            normalised to unit variance, or the encoder could shrink its way out of the losses) and
-            another one back.
+            normalised, or the encoder could shrink its way out of the losses) and another one back.
         estimator: How the gradient passes the choice.
         similarity: "euclidean" or "cosine".
         update: Who moves the codes: "gradient", "ema" or "frozen".
         ema_decay: For update "ema".
         level_dropout: Share of the training sequences that use only a random prefix of the levels,
             so that the first ones mean something alone.
+        warmup: Share of training over which what leaves the quantizer turns from the input into the
+            codes, linearly, and the commitment loss sets in: a young network that is rounded learns
+            to say little. Evaluation always rounds.
+        standardise: Whether inputs are brought to mean 0 and unit scale for coding, and back after.
 
     Raises:
         ValueError: If a choice is unknown or a share lies outside [0, 1].
     """
+
+    rounding: Float[Tensor, ""]
+    """How far outputs are on their way from the input (0) to the codes (1), in training."""
 
     def __init__(
         self,
@@ -55,13 +61,16 @@ class ResidualQuantizer(Codebook):
         update: Update = "gradient",
         ema_decay: float = 0.99,
         level_dropout: float = 0.0,
+        warmup: float = 0.0,
+        standardise: bool = False,
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
         if similarity not in ("euclidean", "cosine"):
             raise ValueError(f"similarity must be euclidean or cosine, got {similarity!r}")
-        if not 0 <= level_dropout <= 1:
-            raise ValueError(f"level_dropout must lie in [0, 1], got {level_dropout}")
+        for name, share in {"level_dropout": level_dropout, "warmup": warmup}.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"{name} must lie in [0, 1], got {share}")
         width = codebook_dim or d_model
         super().__init__(
             codebook_size,
@@ -70,9 +79,12 @@ class ResidualQuantizer(Codebook):
             cosine=similarity == "cosine",
             update=update,
             ema_decay=ema_decay,
+            standardise=standardise,
         )
         self.estimator = estimator
         self.level_dropout = level_dropout
+        self.warmup = warmup
+        self.register_buffer("rounding", torch.ones(()), persistent=False)
         narrow = width != d_model
         self.project_in = nn.Linear(d_model, width, bias=False) if narrow else None
         self.project_out = nn.Linear(width, d_model, bias=False) if narrow else None
@@ -92,7 +104,12 @@ class ResidualQuantizer(Codebook):
                 )
                 indices = override(indices, where if positions is None else positions)
             quantized, losses = self._reconstruct(target, indices)
+            if self.training and self.warmup:
+                quantized = torch.lerp(target.detach(), quantized, self.rounding)
+                losses["commitment"] = losses["commitment"] * self.rounding
             out = ESTIMATORS[self.estimator](target, quantized)
+            if self.standardiser is not None:
+                out = self.standardiser.restore(out)
         if self.project_out is not None:
             out = self.project_out(out)
         return QuantizerOutput(out.to(x.dtype), indices, losses)
@@ -104,11 +121,19 @@ class ResidualQuantizer(Codebook):
                 yield level, points
                 points = points - self.codes[level][self.select(level, points)]
 
-    def _encode(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
-        x = x.float()
+    def begin_round(self, progress: float) -> None:
+        if self.warmup:
+            self.rounding.fill_(min(1.0, progress / self.warmup))
+
+    def project(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
         if self.project_in is None:
             return x
         return F.layer_norm(self.project_in(x), (self.codebook_dim,))
+
+    def _encode(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
+        target = self.project(x)
+        return target if self.standardiser is None else self.standardiser(target)
 
     @torch.no_grad()
     def _choose(self, target: Float[Tensor, "batch pos d"]) -> Int[Tensor, "batch pos levels"]:

@@ -22,6 +22,8 @@ class VectorQuantizer(ResidualQuantizer):
         similarity: Literal["euclidean", "cosine"] = "euclidean",
         update: Update = "gradient",
         ema_decay: float = 0.99,
+        warmup: float = 0.0,
+        standardise: bool = False,
     ) -> None:
         super().__init__(
             d_model,
@@ -32,4 +34,6 @@ class VectorQuantizer(ResidualQuantizer):
             similarity=similarity,
             update=update,
             ema_decay=ema_decay,
+            warmup=warmup,
+            standardise=standardise,
         )

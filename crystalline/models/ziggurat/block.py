@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Literal
 
-import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -20,17 +19,19 @@ Mode = Literal["source", "fixed"]
 
 
 class DiscretizedManifoldBlock(nn.Module):
-    """u = x + retention(norm x); m = MLP(norm u); then, by `placement`:
+    """A block of retention, MLP and quantizer.
+
+    u = x + retention(norm x); m = MLP(norm u); then, by `placement`:
 
     add             y = u + m + Q(norm(u + m))   (the published block)
     replace_mlp     y = u + W Q(norm m)          all that the MLP writes is a sum of codes
-    replace_stream  y = gain * Q(norm(u + m))    every bit that leaves the block is coded
+    replace_stream  y = Q(u + m)                 every bit that leaves the block is coded
     none            y = u + m                    no quantizer
     continuous      add (source) or replace_mlp (fixed) with Q the identity
 
     In mode "source" the norm before Q has an affine map and Q's straight-through gradient goes
     into an added branch as published (defects Z04, Z28); in mode "fixed" it has none, and an added
-    branch passes no straight-through gradient.
+    branch passes no straight-through gradient. A narrow quantizer's own map back is W.
 
     Args:
         d_model: Width.
@@ -65,24 +66,31 @@ class DiscretizedManifoldBlock(nn.Module):
         )
         self.mlp_norm = nn.LayerNorm(d_model)
         self.mlp = MLP(d_model, 4 * d_model, dropout)
-        self.code_norm = (
-            None if placement == "none" else nn.LayerNorm(d_model, elementwise_affine=not fixed)
-        )
-        self.quantizer = None if placement in ("none", "continuous") else quantizer(d_model=d_model)
+        whole = placement in ("none", "replace_stream")
+        self.code_norm = None if whole else nn.LayerNorm(d_model, elementwise_affine=not fixed)
+        self.quantizer = None
+        if placement == "replace_stream":
+            self.quantizer = quantizer(d_model=d_model, standardise=True)
+        elif placement in ("add", "replace_mlp"):
+            self.quantizer = quantizer(d_model=d_model)
         narrow = self.quantizer is not None and self.quantizer.project_out is not None
         self.write = (
             nn.Linear(d_model, d_model, bias=False) if self.replaces_mlp and not narrow else None
         )
-        self.gain = nn.Parameter(torch.ones(d_model)) if placement == "replace_stream" else None
 
     def residual_maps(self) -> list[nn.Linear]:
-        """The linear maps that write to the residual stream."""
-        maps = [self.retention.out]
+        """Linear maps whose output, of growing number, is added to the stream as it is."""
+        return [self.retention.out] if self.replaces_mlp else [self.retention.out, self.mlp.down]
+
+    def code_maps(self) -> list[nn.Linear]:
+        """Linear maps that write codes of unit scale to the stream."""
+        if not self.replaces_mlp:
+            return []
         if self.write is not None:
-            return [*maps, self.write]
-        if self.replaces_mlp and self.quantizer is not None and self.quantizer.project_out:
-            return [*maps, self.quantizer.project_out]
-        return [*maps, self.mlp.down]
+            return [self.write]
+        assert self.quantizer is not None
+        assert self.quantizer.project_out is not None
+        return [self.quantizer.project_out]
 
     def forward(
         self,
@@ -93,15 +101,15 @@ class DiscretizedManifoldBlock(nn.Module):
     ) -> tuple[Float[Tensor, "batch pos d_model"], QuantizerOutput | None]:
         u = x + self.retention(self.retention_norm(x), state)
         m = self.mlp(self.mlp_norm(u))
-        if self.code_norm is None:
-            return u + m, None
-        n = self.code_norm(m if self.replaces_mlp else u + m)
+        n = m if self.replaces_mlp else u + m
+        if self.code_norm is not None:
+            n = self.code_norm(n)
         chosen = None
         if self.quantizer is not None:
             chosen = self.quantizer(n, override, positions)
             n = chosen.quantized
         if self.replaces_mlp:
             return u + (n if self.write is None else self.write(n)), chosen
-        if self.gain is not None:
-            return n * self.gain, chosen
+        if self.code_norm is None:
+            return n, chosen
         return u + m + n, chosen

@@ -113,7 +113,7 @@ class Ziggurat(LanguageModel):
             placement, pyramid, short_conv = "add", Pyramid(objective="none"), 0
             quantizer = functools.partial(
                 quantizer, codebook_dim=None, estimator="straight_through", similarity="euclidean",
-                update="gradient", level_dropout=0.0,
+                update="gradient", level_dropout=0.0, warmup=0.0,
             )  # fmt: skip
         placement = placement or "replace_mlp"
         if placement == "add" and not source:
@@ -141,7 +141,9 @@ class Ziggurat(LanguageModel):
         )
         self.norm = nn.LayerNorm(d_model)
         spans = [2**stage for stage in range(1, len(layers_per_stage))]
-        self.objectives = nn.ModuleList(self._objective(stage, span) for stage, span in enumerate(spans, 1))
+        self.objectives = nn.ModuleList(
+            self._objective(stage, span) for stage, span in enumerate(spans, 1)
+        )
         feedback = pyramid.feedback
         self.feedbacks = nn.ModuleList(
             Feedback(d_model, num_heads, span, feedback) for span in spans if feedback != "none"
@@ -165,6 +167,9 @@ class Ziggurat(LanguageModel):
             residual=[linear for block in blocks for linear in block.residual_maps()],
             residual_std=0.02 / math.sqrt(2 * depth),
         )
+        for block in blocks:
+            for linear in block.code_maps():
+                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
         if source:  # the published initialiser reaches the codes as well (defect Z20)
             for book in self.codebooks().values():
                 nn.init.normal_(book.codes, std=0.02)
@@ -282,6 +287,10 @@ class Ziggurat(LanguageModel):
             for site, (out, span) in trace.chosen.items()
         }
 
+    def begin_round(self, progress: float) -> None:
+        for book in self.codebooks().values():
+            book.begin_round(progress)
+
     def loss_weights(self, progress: float) -> dict[str, float]:
         commitment = 0.0 if self.mode == "source" else self.commitment_cost
         return {"codebook": 1.0, "commitment": commitment, "pyramid": self.pyramid.weight}
@@ -318,16 +327,18 @@ def _without_added_gradient(
     return build
 
 
-def _check(
-    mode: str, placement: str, pyramid: Pyramid, layers_per_stage: Sequence[int]
-) -> None:
+def _check(mode: str, placement: str, pyramid: Pyramid, layers_per_stage: Sequence[int]) -> None:
     if mode not in ("fixed", "source"):
         raise ValueError(f"model.mode must be fixed or source, got {mode!r}")
     placements = ("add", "replace_mlp", "replace_stream", "none", "continuous")
     if placement not in placements:
-        raise ValueError(f"model.placement must be one of {', '.join(placements)}, got {placement!r}")
+        raise ValueError(
+            f"model.placement must be one of {', '.join(placements)}, got {placement!r}"
+        )
     if not layers_per_stage or min(layers_per_stage) < 1:
-        raise ValueError(f"model.layers_per_stage needs a positive count a stage, got {layers_per_stage}")
+        raise ValueError(
+            f"model.layers_per_stage needs a positive count a stage, got {layers_per_stage}"
+        )
     above = len(layers_per_stage) > 1
     trained = pyramid.objective != "none" or pyramid.feedback != "none"
     if mode == "fixed" and above and not trained:
@@ -336,4 +347,6 @@ def _check(
             "or a single entry in model.layers_per_stage"
         )
     if pyramid.objective == "codes" and placement in ("none", "continuous") and above:
-        raise ValueError(f"model.pyramid.objective=codes needs codes; placement={placement} has none")
+        raise ValueError(
+            f"model.pyramid.objective=codes needs codes; placement={placement} has none"
+        )

@@ -56,7 +56,7 @@ def test_stage_objectives_reach_stage_0_unless_detached(objective, detach):
 
 
 def test_bag_objective_is_the_mean_cross_entropy_of_the_next_group():
-    model = build("ziggurat_3")
+    model = build("ziggurat_4")
     objective = model.objectives[1]
     top = torch.randn(2, CONTEXT // 4, 16)
     logits = objective.norm(objective.read(top)) @ model.embedding.weight.T
@@ -90,7 +90,7 @@ def test_parameter_count_of_the_published_size():
 
 
 def test_codes_start_as_published_or_from_data():  # T14
-    source, fixed = ziggurat(mode="source", d=None) if False else ziggurat(mode="source"), ziggurat()
+    source, fixed = ziggurat(mode="source"), ziggurat()
     book = next(iter(source.codebooks().values()))
     assert book.codes.std().item() == pytest.approx(0.02, rel=0.1)
     before = book.codes.clone()
@@ -136,7 +136,10 @@ def test_an_edit_changes_the_logits_from_its_position_on_and_reaches_cached_step
     assert torch.equal(edited[:, :20], plain[:, :20])
     assert not torch.allclose(edited[:, 20:], plain[:, 20:])
     cache = model.init_cache(2)
-    parts = [model(TOKENS[:, a:b], edits={site: edit}, cache=cache).logits for a, b in [(0, 19), (19, 21), (21, 40)]]
+    parts = [
+        model(TOKENS[:, a:b], edits={site: edit}, cache=cache).logits
+        for a, b in [(0, 19), (19, 21), (21, 40)]
+    ]
     torch.testing.assert_close(torch.cat(parts, 1), edited, atol=1e-5, rtol=1e-4)
 
 
@@ -156,11 +159,7 @@ def test_contradictions_are_named(options, word):
 
 def test_source_mode_divides_by_blocks_that_never_ran():  # Z12
     model = ziggurat(4, mode="source")
-    model.train()
-    output = model(TOKENS[:, :3])  # stage 2 has no vector of 4 tokens
-    per_block = [book(torch.zeros(1, 1, 16)) for book in model.codebooks().values()]
-    assert len(per_block) == 5
-    fixed = build("ziggurat_4")
-    fixed.train()
-    assert output.losses["codebook"].isfinite()
-    assert fixed(TOKENS[:, :3]).losses["codebook"].isfinite()
+    tokens = TOKENS[:, :3]  # stage 2 has no vector of 4 tokens: 3 of 5 blocks run
+    source_loss = model(tokens).losses["codebook"]
+    model.mode = "fixed"
+    torch.testing.assert_close(model(tokens).losses["codebook"], source_loss * 5 / 3)

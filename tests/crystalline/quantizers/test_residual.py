@@ -54,7 +54,10 @@ def test_codes_learn_from_the_codebook_loss_alone():
     book = make()
     out = book(torch.randn(2, 4, 6, requires_grad=True))
     assert torch.autograd.grad(
-        out.quantized.sum() + out.losses["commitment"], book.codes, allow_unused=True, retain_graph=True
+        out.quantized.sum() + out.losses["commitment"],
+        book.codes,
+        allow_unused=True,
+        retain_graph=True,
     ) == (None,)
     (gradient,) = torch.autograd.grad(out.losses["codebook"], book.codes)
     assert gradient.abs().sum() > 0

@@ -1,0 +1,36 @@
+import pytest
+import torch
+
+from crystalline.layers.attention import CausalSelfAttention
+from crystalline.layers.rotary import Rotary
+
+
+def test_attention_equals_softmax_over_the_past():
+    torch.manual_seed(0)
+    layer = CausalSelfAttention(8, 2, 10)
+    x = torch.randn(1, 5, 8)
+    q, k, v = (part.view(1, 5, 2, 4).transpose(1, 2) for part in layer.qkv(x).chunk(3, -1))
+    scores = layer.rotary(q) @ layer.rotary(k).mT / 2
+    scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
+    expected = layer.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
+    torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+def test_rotary_scores_depend_on_distance_alone():
+    rotary = Rotary(6, 20)
+    q, k = torch.randn(1, 1, 1, 6), torch.randn(1, 1, 1, 6)
+    near = rotary(q, 7) @ rotary(k, 4).mT
+    far = rotary(q, 15) @ rotary(k, 12).mT
+    torch.testing.assert_close(near, far, atol=1e-5, rtol=1e-5)
+
+
+def test_rotary_keeps_lengths():
+    x = torch.randn(2, 3, 9, 6)
+    torch.testing.assert_close(Rotary(6, 9)(x).norm(dim=-1), x.norm(dim=-1))
+
+
+def test_odd_heads_and_odd_counts_are_refused():
+    with pytest.raises(ValueError, match="even"):
+        Rotary(5, 4)
+    with pytest.raises(ValueError, match="num_heads must divide"):
+        CausalSelfAttention(10, 3, 4)

@@ -1,0 +1,134 @@
+"""Every file in `conf` composes and builds."""
+
+import re
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from hydra import compose, initialize_config_dir
+from hydra.utils import instantiate
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from crystalline.command import CONF_DIR, register
+from crystalline.contract import LanguageModel
+
+FILES = sorted(CONF_DIR.rglob("*.yaml"))
+ROOTS = [path.stem for path in FILES if path.parent == CONF_DIR]
+PARTS = {"quantizer": "quantizer@model.quantizer", "tokenizer": "tokenizer@data.tokenizer"}
+
+
+def options(group: str) -> list[str]:
+    folder = CONF_DIR / group
+    return [p.relative_to(folder).with_suffix("").as_posix() for p in FILES if folder in p.parents]
+
+
+def composed(*overrides: str, root: str = "config") -> DictConfig:
+    register()
+    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
+        return compose(root, list(overrides), return_hydra_config=True)
+
+
+def model_of(config: DictConfig) -> LanguageModel:
+    with torch.device("meta"):
+        return instantiate(config.model, vocab_size=300, _convert_="all")
+
+
+@pytest.mark.parametrize("name", ROOTS)
+def test_every_command_composes(name):
+    assert composed(root=name).hydra.job.chdir is False
+
+
+@pytest.mark.parametrize("name", options("model"))
+def test_every_model_builds(name):
+    config = composed(f"model={name}")
+    model = model_of(config)
+    assert model.vocab_size == 300
+    assert model.context_length == config.model.context_length == config.data.seq_len
+
+
+@pytest.mark.parametrize("name", options("experiment"))
+def test_every_experiment_builds(name):
+    config = composed(f"experiment={name}")
+    assert model_of(config).count_parameters()["parameters"] > 0
+    text = (CONF_DIR / "experiment" / f"{name}.yaml").read_text()
+    assert text.startswith("# @package _global_\n# ")  # the question
+    assert re.search(rf"^#   python -m crystalline.run .*experiment={name}\b", text, re.MULTILINE)
+
+
+@pytest.mark.parametrize("name", options("grid"))
+def test_every_job_of_every_grid_builds(name):
+    config = composed(f"grid={name}")
+    assert config.hydra.mode.name == "MULTIRUN"
+    params = config.hydra.sweeper.params
+    assert params
+    text = (CONF_DIR / "grid" / f"{name}.yaml").read_text()
+    assert re.search(rf"^#   python -m crystalline.run .*grid={name}\b", text, re.MULTILINE)
+    for key, values in params.items():
+        for value in str(values).split(","):
+            model_of(composed(f"{key}={value}"))
+
+
+@pytest.mark.parametrize("name", options("quantizer"))
+def test_every_quantizer_can_be_chosen_and_every_site_has_its_own(name):
+    model = model_of(composed("model=ziggurat", f"quantizer@model.quantizer={name}"))
+    books = list(model.codebooks().values())
+    assert len(books) > 1
+    assert len({id(book) for book in books}) == len({id(book.codes) for book in books})
+
+
+@pytest.mark.parametrize("group", ["objective", "optimizer", "trainer", "callbacks", "logger"])
+def test_every_option_of_the_other_groups_builds(group, tmp_path):
+    for name in options(group):
+        if name.startswith("_"):
+            continue
+        config = composed(f"{group}={name}", f"paths.run_dir={tmp_path}")
+        with open_dict(config):  # what `Experiment` sets, on any machine
+            config.trainer.update(accelerator="cpu", devices=1, precision="32-true", logger=False)
+            config.trainer.update(enable_checkpointing=False, default_root_dir=str(tmp_path))
+        node = config[group]
+        parts = [node] if "_target_" in node else [part for part in node.values() if part]
+        assert all(instantiate(part, _convert_="all") is not None for part in parts), name
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF_DIR).as_posix())
+def test_every_file_can_be_reached(path: Path):
+    group, name = path.relative_to(CONF_DIR).parent.as_posix(), path.stem
+    if group == ".":
+        assert (CONF_DIR.parent / "crystalline" / f"{name}.py").exists() or name == "config"
+        return
+    if name.startswith("_"):
+        neighbours = [yaml.safe_load(other.read_text()) for other in path.parent.glob("*.yaml")]
+        assert any(name in (other or {}).get("defaults", []) for other in neighbours)
+        return
+    if group.startswith("hydra"):
+        texts = [other.read_text() for other in FILES if other != path]
+        assert any(re.search(rf"\b{name}\b", text) for text in texts)
+        return
+    config = composed(f"{PARTS.get(group, group)}={name}")
+    assert config.hydra.runtime.choices[PARTS.get(group, group)] == name
+
+
+def test_values_that_follow_others_do_so():
+    config = composed("seed=7", "optimizer.lr=0.5", "model.context_length=64")
+    assert config.objective.codebook_lr == pytest.approx(0.05)
+    assert config.data.seed == config.callbacks.codebook_init.seed == 7
+    assert config.data.seq_len == 64
+
+
+@pytest.mark.parametrize("first", ["model=transformer", "experiment=transformer_lovecraft"])
+def test_the_transformer_has_the_parameters_of_the_ziggurat_it_is_compared_with(first):
+    sizes = []
+    for choice in (first, first.replace("transformer", "ziggurat")):
+        config = composed(choice)
+        vocab_size = config.data.tokenizer.vocab_size
+        with torch.device("meta"):
+            model = instantiate(config.model, vocab_size=vocab_size, _convert_="all")
+        sizes.append(model.count_parameters()["parameters_without_codebooks"])
+    assert sizes[1] == pytest.approx(sizes[0], rel=0.05)
+
+
+def test_containers_reach_the_models_as_plain_lists():
+    config = composed("model=ziggurat")
+    assert isinstance(OmegaConf.to_container(config.model.layers_per_stage), list)
+    assert model_of(config).alignment == 2 ** (len(config.model.layers_per_stage) - 1)

@@ -1,0 +1,107 @@
+"""Two processes train as one does, in a sweep too."""
+
+import math
+import signal
+from pathlib import Path
+
+import pytest
+
+from crystalline import checkpoint
+from tests.running import Finished, arguments, process, train
+
+OPTIONS = (
+    "trainer.max_steps=6",
+    "trainer.val_check_interval=3",
+    "callbacks.dead_codes={every_n_steps: 2, idle_positions: 30, max_fraction: 0.5, until: 1.0}",
+    "callbacks.codebook_init.every_n_steps=5",
+    "callbacks.codebook_init.until=1.0",
+    "callbacks.usage.positions=300",
+    "objective.accumulate=2",
+    "optimizer.eps=1e-3",  # Adam would make a large step of a rounding error
+)
+UPDATES = ("gradient", "ema")
+
+
+@pytest.fixture(scope="module")
+def sweep(corpus, tmp_path_factory) -> Finished:
+    """Two jobs of two processes each."""
+    cwd = tmp_path_factory.mktemp("sweep")
+    typed = arguments(corpus, cwd / "unused", *OPTIONS)
+    typed = [argument for argument in typed if not argument.startswith("hydra.run")]
+    return process(
+        "run",
+        cwd,
+        "-m",
+        *typed,
+        "trainer=ddp_cpu",
+        f"model.quantizer.update={','.join(UPDATES)}",
+        "hydra.sweep.dir=sweep",
+    )
+
+
+def job(sweep: Finished, update: str) -> Finished:
+    return Finished(0, sweep.folder / "sweep" / str(UPDATES.index(update)))
+
+
+def test_a_sweep_of_two_jobs_with_two_processes_each_leaves_two_run_folders(sweep):
+    assert sweep.status == 0, sweep.err
+    folders = [path.parent for path in sweep.folder.rglob("summary.json")]
+    assert sorted(folders) == [sweep.folder / "sweep" / "0", sweep.folder / "sweep" / "1"]
+    assert {path.name for path in sweep.folder.iterdir()} == {"sweep"}
+    assert (sweep.folder / "sweep" / "report.md").is_file()
+    assert not list(sweep.folder.rglob(".distributed*"))
+
+
+@pytest.mark.parametrize("update", UPDATES)
+def test_two_processes_equal_one_at_the_same_global_batch(sweep, corpus, tmp_path, update):
+    one = train(corpus, tmp_path, *OPTIONS, f"model.quantizer.update={update}")
+    two = job(sweep, update)
+    assert one.status == 0
+    assert two.summary["devices"] == 2
+    expected = {k: float(v) for k, v in one.losses().items()}
+    assert {k: float(v) for k, v in two.losses().items()} == pytest.approx(expected, rel=1e-5)
+    revived = [row["codebook/revived"] for row in one.rows if row.get("codebook/revived")]
+    assert sum(map(float, revived)) > 0
+    assert [row["step"] for row in two.rows] == [row["step"] for row in one.rows]
+    for split in ("val", "test", "train"):
+        for figure in ("loss", "bpb"):
+            name = f"{split}/{figure}"
+            assert two.summary[name] == pytest.approx(one.summary[name], rel=1e-5), name
+    assert two.summary["tokens_seen"] == one.summary["tokens_seen"]
+
+
+def test_the_summary_says_what_the_user_typed(sweep):
+    summary = job(sweep, "ema").summary
+    assert summary["command"].startswith("python -m crystalline.run -m model=ziggurat ")
+    assert "model.quantizer.update=ema" in summary["overrides"]
+    assert summary["choices"]["trainer"] == "ddp_cpu"
+    assert math.isfinite(summary["tokens_per_second"])
+
+
+def test_the_log_of_a_job_has_its_lines_once(sweep):
+    text = (sweep.folder / "sweep" / "0" / "run.log").read_text()
+    assert text.count("summary: ") <= 1
+    assert sweep.err.count("6 rounds of 64 tokens") == 2
+
+
+def test_the_source_mode_trains_although_its_upper_stages_get_no_gradient_and_stops_when_asked(
+    corpus, tmp_path
+):
+    stop = "+callbacks.stop={_target_: tests.running.StopStarter, step: 3}"
+    typed = arguments(corpus, Path("run"), "trainer=ddp_cpu", "model.mode=source", stop)
+    run = process("run", tmp_path, *typed, "trainer.max_steps=200", "trainer.log_every_n_steps=50")
+    assert run.status == 128 + signal.SIGTERM, run.err
+    assert "go on with ckpt_path=run/checkpoints/last.ckpt" in run.err
+    assert "Traceback" not in run.err
+    state = checkpoint.read(tmp_path / "run" / "checkpoints" / "last.ckpt")
+    assert 3 < state["global_step"] < 200
+
+
+def test_an_error_in_the_processes_is_one_line(corpus, tmp_path):
+    typed = arguments(corpus, Path("run"), "trainer=ddp_cpu", "data.batch_size=5")
+    run = process("run", tmp_path, *typed)
+    assert run.status == 1
+    line = "data.batch_size=5 cannot be shared by 2 processes; take a multiple of 2"
+    assert run.err.splitlines()[-1] == f"crystalline.run: {line}"
+    assert "Traceback" not in run.err
+    assert (tmp_path / "run" / "error.txt").read_text() == line + "\n"

@@ -1,0 +1,30 @@
+"""Annotations of tensors are executed by the tests: shapes, dtypes and plain types.
+
+Options that must be one of a few words (`Literal`) are left to our own checks, whose errors name the
+key and are tested; beartype would come first.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from beartype import BeartypeConf, FrozenDict, beartype
+
+_OPTIONS: tuple[Any, ...] = (
+    Literal["gradient", "ema", "frozen"],
+    Literal["straight_through", "rotation", "none"],
+    Literal["euclidean", "cosine"],
+    Literal["cosine", "constant"],
+    Literal["none", "bag", "codes"],
+    Literal["none", "gate", "xattn"],
+    Literal["add", "replace_mlp", "replace_stream", "none", "continuous"],
+    Literal["source", "fixed"],
+    Literal["count", "distinct", "purity"],
+)
+
+check = beartype(
+    conf=BeartypeConf(
+        hint_overrides=FrozenDict(dict.fromkeys(_OPTIONS, str)),
+        is_pep484_tower=True,  # an int will do for a float
+    )
+)
