@@ -27,7 +27,7 @@ class CodebookUsage(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        if not pl_module.logs_now:
             return
         books = pl_module.model.codebooks()
         seen = {site: int(book.counts[0].sum()) for site, book in books.items()}

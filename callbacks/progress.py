@@ -60,9 +60,7 @@ class Progress(lightning.Callback):
         step = trainer.global_step
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=step, description=_figures(trainer))
-        elif (
-            time.monotonic() - self._said_s > self.every_s and not step % trainer.log_every_n_steps
-        ):
+        elif time.monotonic() - self._said_s > self.every_s and pl_module.logs_now:
             self._said_s = time.monotonic()
             done = step - self._first_step
             left_s = (self._said_s - self._started_s) / done * (pl_module.total_steps - step)

@@ -15,7 +15,7 @@ class Temperatures(lightning.Callback):
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if trainer.global_step % trainer.log_every_n_steps:
+        if not pl_module.logs_now:
             return
         values = {s: float(t.float().mean()) for s, t in pl_module.model.temperatures().items()}
         layers: dict[str, list[float]] = defaultdict(list)

@@ -42,7 +42,7 @@ class Throughput(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         self._rounds += 1
-        if trainer.global_step % trainer.log_every_n_steps:
+        if not pl_module.logs_now:
             return
         self._pause(pl_module.device)
         self.intervals.append(self._rounds * pl_module.tokens_per_round / self._elapsed_s)

@@ -43,7 +43,7 @@ class Codes:
     """Last input token that each position has seen, where spans vary."""
     entropy: Float[Tensor, "batch pos"] | None = None
     """Of the assignment, in nats."""
-    temperature: Float[Tensor, "..."] | None = None
+    temperature: Float[Tensor, ...] | None = None
     """Where it is learned."""
 
     def last_tokens(self) -> Int[Tensor, "batch pos"]:
@@ -108,14 +108,14 @@ class LanguageModel(nn.Module, ABC):
     def step(
         self, tokens: Int[Tensor, "batch pos"], cache: Any
     ) -> Float[Tensor, "batch pos vocab"]:
-        """Logits for `tokens` that follow what the cache has seen; equal to the full forward pass."""
+        """Logits for `tokens` that follow what the cache has seen, as in one forward pass."""
         return self(tokens, cache=cache).logits
 
     def begin_round(self, progress: float) -> None:
         """Called before each training round, when a share `progress` of training is done."""
 
     def loss_weights(self, progress: float) -> dict[str, float]:
-        """Weight of each entry of `ModelOutput.losses` when a share `progress` of training is done."""
+        """Weight of each entry of `ModelOutput.losses` at a share `progress` of training."""
         return {}
 
     def codebooks(self) -> dict[str, Any]:
@@ -139,7 +139,7 @@ class LanguageModel(nn.Module, ABC):
         return {}
 
     def count_parameters(self) -> dict[str, int]:
-        """`parameters` and `parameters_without_codebooks`; tied tensors count once, buffers do not."""
+        """`parameters` and `parameters_without_codebooks`; tied tensors count once."""
         books = self.codebooks().values()
         codes = {id(book.codes) for book in books}  # frozen ones are parameters too
         rest = sum(p.numel() for p in self.parameters() if id(p) not in codes)

@@ -86,7 +86,7 @@ def _environment(count: int) -> dict[str, str]:
 
 
 def _start(saved: Path, count: int) -> None:
-    """torch's launcher, without its pages about a process that failed: that one has said why."""
+    """Torch's launcher, without its pages about a process that failed: that one has said why."""
     from torch.distributed.elastic.multiprocessing import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.run import parse_args, run
@@ -111,7 +111,7 @@ def _work(saved: Path) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
     job = json.loads(saved.read_text())
     try:
-        Experiment(OmegaConf.create(job["config"]), Origin(**job["origin"])).run()
+        Experiment(DictConfig(job["config"]), Origin(**job["origin"])).run()
     except Exception as error:
         failure = saved.with_name(_FAILURE)
         if not failure.exists():

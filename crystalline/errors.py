@@ -2,7 +2,7 @@
 
 
 class UserError(Exception):
-    """Something the person at the keyboard can mend; commands print it as one line, without traceback.
+    """Something a user can mend; commands print it as one line, without traceback.
 
     The message names the key or file at fault and says what to do. Exit status is 1.
     """

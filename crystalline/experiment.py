@@ -65,7 +65,7 @@ class Experiment:
             limits.append(epochs * self.data.rounds_per_epoch)
         if not limits or min(limits) < 0:
             raise UserError(
-                f"trainer.max_steps={steps}, trainer.max_epochs={epochs}: give one of them, 0 or more"
+                f"trainer.max_steps={steps}, trainer.max_epochs={epochs}: give one, 0 or more"
             )
         return min(limits)
 
@@ -79,6 +79,7 @@ class Experiment:
             total_steps=self.total_steps,
             tokens_per_round=self.data.train_batch(0).tokens.numel(),
             seed=config.seed,
+            log_every_n_steps=config.trainer.log_every_n_steps,
             payload=self._payload(),
         )
 

@@ -23,7 +23,7 @@ class Divergence(nn.Module):
         self.register_buffer("first_bad", torch.tensor(-1), persistent=False)
 
     def watch(self, step: int, norms: list[Tensor]) -> Tensor:
-        """Note round `step`; True (as a tensor) if its update and all later ones must be skipped."""
+        """Note round `step`; a true tensor if its update and all later ones must be skipped."""
         finite = torch.isfinite(torch.stack([norm.detach().float() for norm in norms])).all()
         fresh = ~finite & (self.first_bad < 0)
         self.first_bad.copy_(torch.where(fresh, step, self.first_bad))
@@ -48,8 +48,9 @@ def first_non_finite(model: nn.Module, *args: object, **kwargs: object) -> str |
         def hook(_module: nn.Module, _inputs: object, output: object) -> None:
             tensors = output if isinstance(output, tuple) else (output,)
             for tensor in tensors:
-                is_float = isinstance(tensor, Tensor) and tensor.is_floating_point()
-                if is_float and not found and not bool(torch.isfinite(tensor).all()):
+                if found or not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+                    continue
+                if not bool(torch.isfinite(tensor).all()):
                     found.append(name)
 
         return hook

@@ -38,6 +38,7 @@ class LanguageModeling(lightning.LightningModule):
         total_steps: Rounds of the whole run: the horizon of schedules and loss weights.
         tokens_per_round: Of the global batch.
         seed: With round and rank it decides dropout.
+        log_every_n_steps: Rounds between rows of metrics, here and in callbacks.
         check_finite_every: Rounds between looks at the NaN flag.
         payload: Plain containers for the checkpoint's "crystalline" entry.
     """
@@ -51,6 +52,7 @@ class LanguageModeling(lightning.LightningModule):
         total_steps: int,
         tokens_per_round: int,
         seed: int,
+        log_every_n_steps: int = 10,
         check_finite_every: int = 10,
         payload: Mapping[str, Any] | None = None,
     ) -> None:
@@ -61,6 +63,7 @@ class LanguageModeling(lightning.LightningModule):
         self.total_steps = total_steps
         self.tokens_per_round = tokens_per_round
         self.seed = seed
+        self.log_every_n_steps = log_every_n_steps
         self.check_finite_every = check_finite_every
         self.payload = dict(payload or {})
         self.divergence = Divergence()
@@ -107,13 +110,18 @@ class LanguageModeling(lightning.LightningModule):
         skipped = self.global_step == round_  # known at once where the optimizer is not fused
         if skipped or self.global_step % self.check_finite_every == 0:
             self.check_finite()
-        if self.global_step % self.trainer.log_every_n_steps == 0:
+        if self.logs_now:
             self._log_round(terms, norms, rates)
 
     def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
         self.steps_done = self.global_step
         if self.global_step >= self.total_steps:
             self.trainer.should_stop = True  # makes Lightning validate the last round too
+
+    @property
+    def logs_now(self) -> bool:
+        """Whether metrics of the round just done are wanted."""
+        return self.global_step % self.log_every_n_steps == 0
 
     def _backward(self, batch: Any) -> dict[str, Tensor]:
         """Gradients of the whole batch, micro-batch by micro-batch; mean loss terms."""
@@ -166,8 +174,8 @@ class LanguageModeling(lightning.LightningModule):
         where = self._replay(bad)
         place = f"in {where}" if where else "in the backward pass"
         raise TrainingDiverged(
-            f"the loss stopped being finite in round {bad}, first {place}; the last good checkpoint "
-            "stays: resume from it with a lower optimizer.lr or objective.clip"
+            f"the loss stopped being finite in round {bad}, first {place}; the last good "
+            "checkpoint stays: resume from it with a lower optimizer.lr or objective.clip"
         )
 
     def _replay(self, round_: int) -> str | None:
@@ -185,7 +193,10 @@ class LanguageModeling(lightning.LightningModule):
         self, terms: dict[str, Tensor], norms: dict[str, Tensor], rates: dict[str, float]
     ) -> None:
         if self.trainer.world_size > 1:
-            terms = {name: self.all_gather(value).mean() for name, value in terms.items()}
+            terms = {
+                name: torch.as_tensor(self.all_gather(value)).mean()
+                for name, value in terms.items()
+            }
         self.record(
             {name: float(value) for name, value in terms.items()}
             | {f"grad_norm/{name}": float(value) for name, value in norms.items()}
@@ -237,7 +248,7 @@ class LanguageModeling(lightning.LightningModule):
         return self.evaluations[EVALUATION_SPLITS.index(split)]
 
     def _scored_bytes(self, split: str) -> int | None:
-        """Bytes of the text that was scored; None where it is no text, or only a part was scored."""
+        """Bytes of the scored text; None where it is no text, or only a part was scored."""
         trainer = self.trainer
         limit = trainer.limit_test_batches if trainer.testing else trainer.limit_val_batches
         whole = isinstance(limit, float) and limit == 1.0  # 1 means a single batch

@@ -1,7 +1,7 @@
 """Annotations of tensors are executed by the tests: shapes, dtypes and plain types.
 
-Options that must be one of a few words (`Literal`) are left to our own checks, whose errors name the
-key and are tested; beartype would come first.
+Options that must be one of a few words (`Literal`) are left to our own checks, whose errors name
+the key and are tested; beartype would come first.
 """
 
 from __future__ import annotations

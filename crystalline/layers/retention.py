@@ -1,8 +1,8 @@
 """Retention: attention whose softmax is replaced by an exponential decay (Sun et al. 2023).
 
-One map, two forms (arXiv:2307.08621, section 2.1): the parallel one compares all pairs of positions,
-the recurrent one carries a (d_head, d_head) state, so that generation costs the same at every
-position. The forms mix: a chunk of positions may follow a state.
+One map, two forms (arXiv:2307.08621, section 2.1): the parallel one compares all pairs of
+positions, the recurrent one carries a (d_head, d_head) state, so that generation costs the same at
+every position. The forms mix: a chunk of positions may follow a state.
 """
 
 from __future__ import annotations

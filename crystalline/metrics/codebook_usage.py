@@ -13,7 +13,7 @@ def usage(counts: Int[Tensor, "levels codebook_size"]) -> dict[str, float]:
     """Figures of one site from the choices of each of its books, averaged over books.
 
     `usage` is the share of codes chosen at all, `dead_fraction` = 1 - usage, `max_dead_fraction`
-    that of the worst book; `entropy` (nats) is that of the choices and `perplexity` its exponential,
+    that of the worst book; `entropy` (nats) is that of the choices, `perplexity` its exponential,
     the effective number of codes.
 
     Raises:

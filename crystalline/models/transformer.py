@@ -16,6 +16,7 @@ from crystalline.contract import Edits, LanguageModel, ModelOutput
 from crystalline.layers.attention import CausalSelfAttention, KeyValueCache
 from crystalline.layers.initialisation import init_weights
 from crystalline.layers.mlp import MLP
+from crystalline.layers.parts import Parts
 
 
 class TransformerBlock(nn.Module):
@@ -64,7 +65,7 @@ class Transformer(LanguageModel):
         d_mlp = d_mlp or 4 * d_model
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.dropout = nn.Dropout(dropout)
-        self.blocks = nn.ModuleList(
+        self.blocks: Parts[TransformerBlock] = Parts(
             TransformerBlock(d_model, num_heads, d_mlp, context_length, dropout)
             for _ in range(num_layers)
         )

@@ -112,7 +112,7 @@ class Codebook(nn.Module, ABC):
 
     @abstractmethod
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n codebook_dim"]]]:
-        """Level by level, what that level has to code; the next one uses the codes as they are then."""
+        """Level by level, what it has to code; codes may be moved before the next one is asked."""
 
     def select(self, level: int, points: Float[Tensor, "n codebook_dim"]) -> Int[Tensor, " n"]:
         """The code of book `level` nearest to each point; no gradient."""
@@ -142,7 +142,7 @@ class Codebook(nn.Module, ABC):
     def observe(
         self, level: int, indices: Int[Tensor, " n"], points: Float[Tensor, "n codebook_dim"]
     ) -> None:
-        """Note a training choice; it takes effect in `end_round`, so accumulation changes nothing."""
+        """Note a training choice for `end_round`, so that accumulation changes nothing."""
         self.round_counts[level].index_add_(0, indices, torch.ones_like(indices))
         if self.average is not None:
             self.average.observe(level, indices, points.detach())

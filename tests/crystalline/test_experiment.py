@@ -108,7 +108,6 @@ ERRORS = [
         "model.quantizer.codebok_size: there is no such key; did you mean codebook_size?",
     ),
     (["objective.schedule.warmup=3"], "objective.schedule.warmup: there is no such key"),
-    (["+model.heads=3"], "model.heads: "),
     (["model.mode=faithful"], "'faithful'"),
     (["model.placement=behind"], "behind"),
     (["model.quantizer.update=sgd"], "update must be gradient, ema or frozen, got 'sgd'"),

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.fusion import ResidualTokenFusionBlock
 from crystalline.layers.initialisation import init_weights
+from crystalline.layers.parts import Parts
 from crystalline.layers.retention import RetentionState
 from crystalline.models.ziggurat.block import DiscretizedManifoldBlock, Mode, Placement
 from crystalline.models.ziggurat.pyramid import BagOfTokens, Feedback, NextCodes, Pyramid
@@ -28,7 +29,7 @@ class Stage(nn.Module):
 
     def __init__(self, blocks: Sequence[DiscretizedManifoldBlock]) -> None:
         super().__init__()
-        self.blocks = nn.ModuleList(blocks)
+        self.blocks: Parts[DiscretizedManifoldBlock] = Parts(blocks)
 
 
 @dataclass
@@ -132,7 +133,7 @@ class Ziggurat(LanguageModel):
 
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.dropout = nn.Dropout(dropout)
-        self.stages = nn.ModuleList(
+        self.stages: Parts[Stage] = Parts(
             Stage([block(2**stage) for _ in range(count)])
             for stage, count in enumerate(layers_per_stage)
         )
@@ -156,7 +157,9 @@ class Ziggurat(LanguageModel):
         if self.pyramid.objective == "bag":
             return BagOfTokens(d_model, span)
         if self.pyramid.objective == "codes":
-            return NextCodes(d_model, self.stages[stage].blocks[-1].quantizer)
+            book = self.stages[stage].blocks[-1].quantizer
+            assert book is not None
+            return NextCodes(d_model, book)
         return nn.Identity()
 
     def _init_weights(self, source: bool) -> None:
@@ -298,7 +301,7 @@ class Ziggurat(LanguageModel):
     def parameters_without_gradient(self) -> frozenset[str]:
         if self.mode != "source":
             return frozenset()
-        idle = tuple(f"stages.{stage}." for stage in range(1, len(self.stages))) + ("fusions.",)
+        idle = ("fusions.", *(f"stages.{stage}." for stage in range(1, len(self.stages))))
         books = {name for name, _ in self.codebook_parameters()}
         names = (name for name, _ in self.named_parameters())
         return frozenset(name for name in names if name.startswith(idle) and name not in books)
@@ -343,8 +346,8 @@ def _check(mode: str, placement: str, pyramid: Pyramid, layers_per_stage: Sequen
     trained = pyramid.objective != "none" or pyramid.feedback != "none"
     if mode == "fixed" and above and not trained:
         raise ValueError(
-            "stages above 0 would learn nothing: set model.pyramid.objective, model.pyramid.feedback "
-            "or a single entry in model.layers_per_stage"
+            "stages above 0 would learn nothing: set model.pyramid.objective, "
+            "model.pyramid.feedback or a single entry in model.layers_per_stage"
         )
     if pyramid.objective == "codes" and placement in ("none", "continuous") and above:
         raise ValueError(

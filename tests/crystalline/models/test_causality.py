@@ -1,5 +1,7 @@
 """Every model: the past ignores the future, bit for bit, and steps repeat the forward pass."""
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch.nn.functional import cross_entropy
@@ -50,9 +52,7 @@ def test_steps_of_any_size_repeat_the_forward_pass(name):
         full = model(tokens).logits
         cache = model.init_cache(2)
         bounds = [0, 7, 8, 9, 11, 20, FULL]
-        parts = [
-            model.step(tokens[:, a:b], cache) for a, b in zip(bounds, bounds[1:], strict=False)
-        ]
+        parts = [model.step(tokens[:, a:b], cache) for a, b in pairwise(bounds)]
     torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-5, rtol=1e-4)
 
 
