@@ -107,8 +107,11 @@ def _work(saved: Path) -> None:
 
     register()
     rank = int(os.environ["RANK"])
+    handlers: list[logging.Handler] = [logging.StreamHandler()]
+    if rank == 0:
+        handlers.append(logging.FileHandler(saved.with_name("run.log"), encoding="utf-8"))
     level = logging.INFO if rank == 0 else logging.WARNING
-    logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr)
+    logging.basicConfig(level=level, format="%(message)s", handlers=handlers)
     job = json.loads(saved.read_text())
     try:
         Experiment(DictConfig(job["config"]), Origin(**job["origin"])).run()

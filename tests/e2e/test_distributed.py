@@ -43,6 +43,10 @@ def job(sweep: Finished, update: str) -> Finished:
     return Finished(0, sweep.folder / "sweep" / str(UPDATES.index(update)))
 
 
+def numbers(run: Finished, *prefixes: str) -> dict[tuple[str, str], float]:
+    return {k: float(v) for k, v in run.losses().items() if k[1].startswith(prefixes)}
+
+
 def test_a_sweep_of_two_jobs_with_two_processes_each_leaves_two_run_folders(sweep):
     assert sweep.status == 0, sweep.err
     folders = [path.parent for path in sweep.folder.rglob("summary.json")]
@@ -58,8 +62,11 @@ def test_two_processes_equal_one_at_the_same_global_batch(sweep, corpus, tmp_pat
     two = job(sweep, update)
     assert one.status == 0
     assert two.summary["devices"] == 2
-    expected = {k: float(v) for k, v in one.losses().items()}
-    assert {k: float(v) for k, v in two.losses().items()} == pytest.approx(expected, rel=1e-5)
+    exact = ("loss/", "val/", "codebook/", "lr/")
+    assert len(numbers(one, *exact)) > 30
+    assert numbers(two, *exact) == pytest.approx(numbers(one, *exact), rel=1e-5, abs=1e-5)
+    norms = numbers(one, "grad_norm/")
+    assert numbers(two, "grad_norm/") == pytest.approx(norms, rel=1e-3)  # sums in another order
     revived = [row["codebook/revived"] for row in one.rows if row.get("codebook/revived")]
     assert sum(map(float, revived)) > 0
     assert [row["step"] for row in two.rows] == [row["step"] for row in one.rows]
@@ -80,7 +87,7 @@ def test_the_summary_says_what_the_user_typed(sweep):
 
 def test_the_log_of_a_job_has_its_lines_once(sweep):
     text = (sweep.folder / "sweep" / "0" / "run.log").read_text()
-    assert text.count("summary: ") <= 1
+    assert text.count("summary: ") == 1
     assert sweep.err.count("6 rounds of 64 tokens") == 2
 
 

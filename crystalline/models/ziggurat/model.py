@@ -172,7 +172,7 @@ class Ziggurat(LanguageModel):
         )
         for block in blocks:
             for linear in block.code_maps():
-                nn.init.normal_(linear.weight, std=linear.in_features**-0.5)
+                nn.init.normal_(linear.weight, std=0.5 * linear.in_features**-0.5)
         if source:  # the published initialiser reaches the codes as well (defect Z20)
             for book in self.codebooks().values():
                 nn.init.normal_(book.codes, std=0.02)
