@@ -93,6 +93,8 @@ class BucketDump(Callback):
             self._run(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        if getattr(pl_module, "interrupted", False):
+            return
         self._run(trainer, pl_module, last=True)
 
     def _run(self, trainer: Trainer, pl_module: LightningModule, *, last: bool = False) -> None:

@@ -37,6 +37,7 @@ class GracefulStop(lightning.Callback):
             received = int(trainer.strategy.reduce(received, reduce_op="max"))
         if received:
             self.received = received
+            pl_module.interrupted = True
             trainer.should_stop = True
             if not validates_now(trainer, trainer.global_step):
                 trainer.limit_val_batches = 0  # stopping would validate: late, and not exact

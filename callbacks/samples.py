@@ -70,7 +70,8 @@ class TextSamples(Callback):
             self._run(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        self._run(trainer, pl_module)
+        if not getattr(pl_module, "interrupted", False):
+            self._run(trainer, pl_module)
 
     def _run(self, trainer: Trainer, pl_module: LightningModule) -> None:
         step = trainer.global_step

@@ -68,6 +68,8 @@ class LanguageModeling(lightning.LightningModule):
         self.payload = dict(payload or {})
         self.divergence = Divergence()
         self.evaluations = torch.nn.ModuleList(TokenLoss() for _ in EVALUATION_SPLITS)
+        self.interrupted = False
+        """Whether a signal ends the run early: nothing that takes time should follow."""
         self.steps_done = 0
         """Rounds done in all; Lightning forgets its own count when it tests."""
         self.results: dict[str, float | None] = {}

@@ -1,9 +1,11 @@
 """Signals end a run after the round at hand."""
 
 import signal
+from types import SimpleNamespace
 
 import pytest
 
+from callbacks.bucket_dump import BucketDump
 from crystalline import checkpoint
 from tests.running import resume, train
 
@@ -36,3 +38,15 @@ def test_a_second_ctrl_c_ends_the_run_at_once(corpus, tmp_path, capfd):
     assert capfd.readouterr().err.splitlines()[-1] == "crystalline.run: interrupted"
     assert checkpoint.read(run.last)["global_step"] == 2
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("interrupted", [False, True])
+def test_nothing_that_takes_time_follows_a_signal(monkeypatch, interrupted):
+    dump = BucketDump(
+        every_n_steps=0, positions=10, split="val", top_buckets=1, top_strings=1, sort="count",
+        baselines=False,
+    )  # fmt: skip
+    ran = []
+    monkeypatch.setattr(dump, "_run", lambda *_, **__: ran.append(True))
+    dump.on_train_end(None, SimpleNamespace(interrupted=interrupted))
+    assert bool(ran) is not interrupted
