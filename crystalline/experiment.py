@@ -211,6 +211,7 @@ class Experiment:
         keeper, usage = _find(self.callbacks, Checkpoint), _find(self.callbacks, CodebookUsage)
         speed = _find(self.callbacks, Throughput)
         step = self.module.steps_done
+        device = self.trainer.strategy.root_device  # the module itself is back on the CPU
         return {
             **self.module.results,
             **(usage.figures if usage else {}),
@@ -219,8 +220,8 @@ class Experiment:
             "best_step": keeper.best_step if keeper else None,
             "tokens_seen": step * self.module.tokens_per_round,
             "tokens_per_second": speed.tokens_per_second if speed else None,
-            "peak_memory_mib": peak_memory_mib(self.module.device),
-            "device": device_name(self.module.device),
+            "peak_memory_mib": peak_memory_mib(device),
+            "device": device_name(device),
             "devices": self.devices.count,
             "precision": self.devices.precision,
             "seed": self.config.seed,

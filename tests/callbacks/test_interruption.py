@@ -1,9 +1,9 @@
 """Signals end a run after the round at hand."""
 
 import signal
-from types import SimpleNamespace
 
 import pytest
+from lightning import LightningModule, Trainer
 
 from callbacks.bucket_dump import BucketDump
 from crystalline import checkpoint
@@ -48,5 +48,7 @@ def test_nothing_that_takes_time_follows_a_signal(monkeypatch, interrupted):
     )  # fmt: skip
     ran = []
     monkeypatch.setattr(dump, "_run", lambda *_, **__: ran.append(True))
-    dump.on_train_end(None, SimpleNamespace(interrupted=interrupted))
+    module = LightningModule()
+    module.interrupted = interrupted
+    dump.on_train_end(Trainer(logger=False, enable_checkpointing=False), module)
     assert bool(ran) is not interrupted
