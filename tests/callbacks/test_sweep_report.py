@@ -14,6 +14,7 @@ from callbacks.mlflow_connection import PARENT_VARIABLE
 from callbacks.sweep_report import build_report
 from crystalline.command import CONF_DIR, run
 from crystalline.errors import UserError
+from crystalline.files import write_atomically
 
 pytestmark = pytest.mark.filterwarnings("ignore:The ``noload`` loader strategy")  # MLflow's
 
@@ -89,9 +90,8 @@ def test_jobs_that_log_to_mlflow_get_a_parent_with_the_report(sweep, tmp_path):
 def test_jobs_that_end_at_once_are_all_in_the_report(tmp_path):
     def end(job):
         folder = tmp_path / str(job)
-        (folder / ".hydra").mkdir(parents=True)
-        (folder / ".hydra" / "overrides.yaml").write_text(f"[k={job}]")
-        (folder / "summary.json").write_text(json.dumps({"val/bpb": 1.0 + job}))
+        write_atomically(folder / ".hydra" / "overrides.yaml", f"[k={job}]")
+        write_atomically(folder / "summary.json", json.dumps({"val/bpb": 1.0 + job}))  # as runs do
         build_report(tmp_path)
 
     threads = [threading.Thread(target=end, args=(job,)) for job in range(8)]
