@@ -113,6 +113,8 @@ class LanguageModel(nn.Module, ABC):
 
     def begin_round(self, progress: float) -> None:
         """Called before each training round, when a share `progress` of training is done."""
+        for book in self.codebooks().values():
+            book.begin_round(progress)
 
     def loss_weights(self, progress: float) -> dict[str, float]:
         """Weight of each entry of `ModelOutput.losses` at a share `progress` of training."""

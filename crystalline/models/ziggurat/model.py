@@ -290,10 +290,6 @@ class Ziggurat(LanguageModel):
             for site, (out, span) in trace.chosen.items()
         }
 
-    def begin_round(self, progress: float) -> None:
-        for book in self.codebooks().values():
-            book.begin_round(progress)
-
     def loss_weights(self, progress: float) -> dict[str, float]:
         commitment = 0.0 if self.mode == "source" else self.commitment_cost
         return {"codebook": 1.0, "commitment": commitment, "pyramid": self.pyramid.weight}

@@ -249,3 +249,19 @@ def test_gradients_agree_with_finite_differences_where_the_map_is_smooth():
 
     x = torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(commitment, (x,))
+
+
+def test_warm_up_leads_from_the_input_to_the_codes_and_evaluation_always_rounds():
+    book, plain = make(warmup=0.5), make()
+    x = torch.randn(2, 4, 6)
+    codes = plain(x).quantized
+    book.begin_round(0.0)
+    start = book(x)
+    torch.testing.assert_close(start.quantized, x)
+    assert start.losses["commitment"] == 0
+    book.begin_round(0.25)
+    torch.testing.assert_close(book(x).quantized, (x + codes) / 2)
+    book.begin_round(0.6)
+    torch.testing.assert_close(book(x).quantized, codes)
+    book.begin_round(0.0)
+    torch.testing.assert_close(book.eval()(x).quantized, codes)
