@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Edit
+from crystalline.quantizers.coding import Coding
 from crystalline.quantizers.kmeans import kmeans
 from crystalline.quantizers.moving_average import MovingAverage
 from crystalline.quantizers.search import nearest
@@ -100,7 +101,7 @@ class Codebook(nn.Module, ABC):
     @abstractmethod
     def forward(
         self,
-        x: Float[Tensor, "batch pos d_model"],
+        x: Float[Tensor, "batch pos d_input"],
         override: Edit | None = None,
         positions: Int[Tensor, " pos"] | None = None,
     ) -> QuantizerOutput:
@@ -139,13 +140,11 @@ class Codebook(nn.Module, ABC):
     def begin_round(self, progress: float) -> None:
         """Called before each training round, when a share `progress` of training is done."""
 
-    def observe(
-        self, level: int, indices: Int[Tensor, " n"], points: Float[Tensor, "n codebook_dim"]
-    ) -> None:
-        """Note a training choice for `end_round`, so that accumulation changes nothing."""
-        self.round_counts[level].index_add_(0, indices, torch.ones_like(indices))
+    def observe(self, coding: Coding) -> None:
+        """Note the choices of a training pass for `end_round`; accumulation changes nothing."""
+        self.round_counts += coding.counts
         if self.average is not None:
-            self.average.observe(level, indices, points.detach())
+            self.average.observe(coding.sums)
 
     @torch.no_grad()
     def end_round(self, skip: Bool[Tensor, ""]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
@@ -12,11 +13,23 @@ from torch import Tensor
 Estimator = Literal["straight_through", "rotation", "none"]
 
 
+class _StraightThrough(torch.autograd.Function):
+    """No arithmetic at all, so the value is exactly the codes' and nothing is written twice."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, quantized: Tensor) -> Tensor:
+        return quantized.view_as(quantized)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+        return gradient, None
+
+
 def straight_through(
     x: Float[Tensor, "*axes d"], quantized: Float[Tensor, "*axes d"]
 ) -> Float[Tensor, "*axes d"]:
     """Value of `quantized`, Jacobian of the identity in x, nothing for the codes (Bengio 2013)."""
-    return x + (quantized - x).detach()
+    return _StraightThrough.apply(x, quantized.detach())  # type: ignore[no-any-return]
 
 
 def rotation(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.distributed as dist
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Bool, Float
 from torch import Tensor, nn
 
 
@@ -38,11 +38,9 @@ class MovingAverage(nn.Module):
         self.register_buffer("ema_sums", torch.zeros(*shape, codebook_dim))
         self.register_buffer("round_sums", torch.zeros(*shape, codebook_dim), persistent=False)
 
-    def observe(
-        self, level: int, indices: Int[Tensor, " n"], points: Float[Tensor, "n codebook_dim"]
-    ) -> None:
-        """Add a training choice to the round's sums."""
-        self.round_sums[level].index_add_(0, indices, points.float())
+    def observe(self, sums: Float[Tensor, "levels codebook_size codebook_dim"]) -> None:
+        """Add a training pass to the round's sums of inputs by code."""
+        self.round_sums += sums
 
     def end_round(self, codes: Tensor, round_counts: Tensor, skip: Bool[Tensor, ""]) -> None:
         """Move `codes` in place; counts are already summed over ranks, sums are summed here."""

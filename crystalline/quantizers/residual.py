@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from crystalline.contract import Edit
 from crystalline.quantizers.codebook import Codebook, QuantizerOutput, Update
+from crystalline.quantizers.coding import residual_coding
 from crystalline.quantizers.estimators import ESTIMATORS, Estimator
 
 
@@ -26,7 +27,7 @@ class ResidualQuantizer(Codebook):
     commitment loss.
 
     Args:
-        d_model: Width of the input and of the output.
+        d_model: Width of the output, and of the input unless `d_input` says otherwise.
         codebook_size: K, codes per level.
         num_codebooks: L, levels.
         codebook_dim: Width of the codes; unless it is d_model, a linear map leads there (its output
@@ -41,6 +42,7 @@ class ResidualQuantizer(Codebook):
             codes, linearly, and the commitment loss sets in: a young network that is rounded learns
             to say little. Evaluation always rounds.
         standardise: Whether inputs are brought to mean 0 and unit scale for coding, and back after.
+        d_input: Width of the input; given, the two linear maps are there whatever their widths.
 
     Raises:
         ValueError: If a choice is unknown or a share lies outside [0, 1].
@@ -63,6 +65,7 @@ class ResidualQuantizer(Codebook):
         level_dropout: float = 0.0,
         warmup: float = 0.0,
         standardise: bool = False,
+        d_input: int | None = None,
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
@@ -85,25 +88,35 @@ class ResidualQuantizer(Codebook):
         self.level_dropout = level_dropout
         self.warmup = warmup
         self.register_buffer("rounding", torch.ones(()), persistent=False)
-        narrow = width != d_model
-        self.project_in = nn.Linear(d_model, width, bias=False) if narrow else None
-        self.project_out = nn.Linear(width, d_model, bias=False) if narrow else None
+        mapped = d_input is not None or width != d_model
+        self.project_in = nn.Linear(d_input or d_model, width, bias=False) if mapped else None
+        self.project_out = nn.Linear(width, d_model, bias=False) if mapped else None
 
     def forward(
         self,
-        x: Float[Tensor, "batch pos d_model"],
+        x: Float[Tensor, "batch pos d_input"],
         override: Edit | None = None,
         positions: Int[Tensor, " pos"] | None = None,
     ) -> QuantizerOutput:
         with torch.autocast(x.device.type, enabled=False):
             target = self._encode(x)
-            indices = self._choose(target)
+            coding = residual_coding(
+                target.flatten(0, -2), self.codes, cosine=self.cosine, statistics=self.training
+            )
+            if self.training:
+                self.observe(coding)
+            indices = coding.indices.unflatten(0, x.shape[:-1])
+            quantized = coding.quantized.view_as(target)
+            losses = {"codebook": coding.codebook, "commitment": coding.commitment}
             if override is not None:
                 where = (
                     torch.arange(x.shape[1], device=x.device) if positions is None else positions
                 )
-                indices = override(indices, where if positions is None else positions)
-            quantized, losses = self._reconstruct(target, indices)
+                indices = override(indices, where)
+                quantized = self.lookup(indices).detach().sum(-2)
+            keep = self._kept_levels(target)
+            if keep is not None:
+                quantized = (self.lookup(indices).detach() * keep).sum(-2)
             if self.training and self.warmup:
                 quantized = torch.lerp(target.detach(), quantized, self.rounding)
                 losses["commitment"] = losses["commitment"] * self.rounding
@@ -134,31 +147,6 @@ class ResidualQuantizer(Codebook):
     def _encode(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
         target = self.project(x)
         return target if self.standardiser is None else self.standardiser(target)
-
-    @torch.no_grad()
-    def _choose(self, target: Float[Tensor, "batch pos d"]) -> Int[Tensor, "batch pos levels"]:
-        points = target.detach().flatten(0, -2)
-        chosen = []
-        for level in range(self.num_codebooks):
-            indices = self.select(level, points)
-            if self.training:
-                self.observe(level, indices, points)
-            chosen.append(indices)
-            points = points - self.codes[level][indices]
-        return torch.stack(chosen, -1).unflatten(0, target.shape[:-1])
-
-    def _reconstruct(
-        self, target: Float[Tensor, "batch pos d"], indices: Int[Tensor, "batch pos levels"]
-    ) -> tuple[Float[Tensor, "batch pos d"], dict[str, Tensor]]:
-        codes = self.lookup(indices)  # batch pos levels d
-        fixed = codes.detach()
-        residuals = target[..., None, :] - (fixed.cumsum(-2) - fixed)
-        losses = {
-            "codebook": F.mse_loss(codes, residuals.detach()),
-            "commitment": F.mse_loss(residuals, fixed),
-        }
-        keep = self._kept_levels(target)
-        return (fixed if keep is None else fixed * keep).sum(-2), losses
 
     def _kept_levels(self, target: Tensor) -> Float[Tensor, "batch 1 levels 1"] | None:
         if not self.training or self.level_dropout == 0:

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor
 
-_MAX_SCORES = 1 << 26  # entries of the (points x codes) score matrix held at once, 256 MiB
+# Entries of the (points x codes) score matrix held at once: 2 MiB stay in a CPU's cache, 256 MiB
+# keep a GPU busy.
+_MAX_SCORES = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 def nearest(
@@ -19,7 +21,7 @@ def nearest(
     Scores are fp32 whatever autocast says: in bf16 close codes tie and indices flip.
 
     Args:
-        points: Any floating dtype; rows are handled in chunks of at most 2**26 scores.
+        points: Any floating dtype; rows go in chunks, so no large matrix of scores is kept.
         codes: The codebook.
         cosine: Compare directions alone; a code keeps its own length when it is looked up.
 
@@ -32,7 +34,7 @@ def nearest(
             codes, offset = F.normalize(codes, dim=-1), codes.new_zeros(len(codes))
         else:
             offset = -0.5 * codes.square().sum(-1)
-        rows = max(1, _MAX_SCORES // len(codes))
+        rows = max(1, _MAX_SCORES.get(points.device.type, 1 << 26) // len(codes))
         if len(points) <= rows:
             return torch.addmm(offset, points, codes.T).argmax(-1)
         parts = [torch.addmm(offset, part, codes.T).argmax(-1) for part in points.split(rows)]

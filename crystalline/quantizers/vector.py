@@ -24,6 +24,7 @@ class VectorQuantizer(ResidualQuantizer):
         ema_decay: float = 0.99,
         warmup: float = 0.0,
         standardise: bool = False,
+        d_input: int | None = None,
     ) -> None:
         super().__init__(
             d_model,
@@ -36,4 +37,5 @@ class VectorQuantizer(ResidualQuantizer):
             ema_decay=ema_decay,
             warmup=warmup,
             standardise=standardise,
+            d_input=d_input,
         )

@@ -4,7 +4,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalline.quantizers.residual import ResidualQuantizer
-from crystalline.quantizers.search import nearest
+from crystalline.quantizers.search import _MAX_SCORES, nearest
 from crystalline.quantizers.vector import VectorQuantizer
 
 NO_SKIP = torch.tensor(False)
@@ -224,7 +224,7 @@ def test_search_finds_a_code_as_near_as_any(n, k, d, seed):
 def test_rows_in_chunks_give_the_same_indices(monkeypatch):
     points, codes = torch.randn(50, 3), torch.randn(7, 3)
     whole = nearest(points, codes)
-    monkeypatch.setattr("crystalline.quantizers.search._MAX_SCORES", 30)
+    monkeypatch.setitem(_MAX_SCORES, "cpu", 30)
     assert torch.equal(nearest(points, codes), whole)
 
 

@@ -1,0 +1,114 @@
+"""Cross-entropy of a linear head, a few rows at a time: no matrix of all tokens' scores is kept."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Bool, Float, Int
+from torch import Tensor
+
+IGNORED = -100
+"""Targets that are not scored."""
+
+_MAX_SCORES = 1 << 25  # fp32 scores held at once, 128 MiB
+
+
+class CrossEntropy(NamedTuple):
+    """How well scores name their targets."""
+
+    loss: Float[Tensor, ""]
+    """Mean nats over scored targets (NaN without any); the only part with a gradient."""
+    nats: Float[Tensor, "*axes"]
+    """Of each target; 0 where it is ignored."""
+    correct: Bool[Tensor, "*axes"]
+    """Whether the best score is the target's; False where it is ignored."""
+
+
+def cross_entropy(
+    logits: Float[Tensor, "*axes vocab"], targets: Int[Tensor, "*axes"]
+) -> CrossEntropy:
+    """The definition, for scores that stand in memory; computed in fp32 at least."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    nats = F.cross_entropy(
+        logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
+    ).view_as(targets)
+    scored = targets != IGNORED
+    correct = (logits.detach().argmax(-1) == targets) & scored
+    return CrossEntropy(nats.sum() / scored.sum(), nats.detach(), correct)
+
+
+def linear_cross_entropy(
+    hidden: Float[Tensor, "*axes d_model"],
+    weight: Float[Tensor, "vocab d_model"],
+    targets: Int[Tensor, "*axes"],
+) -> CrossEntropy:
+    """`cross_entropy(hidden @ weight.T, targets)` without keeping the product.
+
+    Gradients are formed in the forward pass, chunk by chunk, while the scores are at hand; the
+    backward pass only scales them. Under autocast the products run in its dtype, the rest in fp32.
+
+    Args:
+        hidden: What the head reads.
+        weight: The head.
+        targets: int64 ids; -100 is ignored.
+    """
+    loss, nats, correct = _LinearCrossEntropy.apply(
+        hidden.flatten(0, -2), weight, targets.flatten()
+    )  # type: ignore[misc]
+    return CrossEntropy(loss, nats.view_as(targets), correct.view_as(targets))
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, hidden: Tensor, weight: Tensor, targets: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        device = hidden.device.type
+        dtype = hidden.dtype
+        if torch.is_autocast_enabled(device):
+            dtype = torch.get_autocast_dtype(device)
+        wants_hidden, wants_weight, _ = ctx.needs_input_grad
+        scored = targets != IGNORED
+        share = 1 / scored.sum()
+        nats = torch.zeros(len(targets), device=hidden.device, dtype=_wide(dtype))
+        correct = torch.zeros_like(scored)
+        to_hidden = torch.empty_like(hidden) if wants_hidden else None
+        to_weight = torch.zeros_like(weight) if wants_weight else None
+        with torch.autocast(device, enabled=False):
+            head = weight.to(dtype)
+            rows = max(1, _MAX_SCORES // len(weight))
+            for start in range(0, len(targets), rows):
+                part = slice(start, start + rows)
+                inputs, wanted, live = hidden[part].to(dtype), targets[part], scored[part]
+                wanted = wanted.where(live, 0)[:, None]
+                scores = (inputs @ head.T).to(nats.dtype)
+                total = scores.logsumexp(-1, keepdim=True)
+                nats[part] = (total - scores.gather(-1, wanted))[:, 0] * live
+                correct[part] = (scores.argmax(-1, keepdim=True) == wanted)[:, 0] & live
+                if to_hidden is None and to_weight is None:
+                    continue
+                pull = scores.sub_(total).exp_()
+                pull.scatter_add_(-1, wanted, torch.full_like(total, -1.0))
+                pull = (pull * (live[:, None] * share)).to(dtype)
+                if to_hidden is not None:
+                    to_hidden[part] = pull @ head
+                if to_weight is not None:
+                    to_weight += pull.T @ inputs
+        ctx.save_for_backward(to_hidden, to_weight)
+        ctx.mark_non_differentiable(nats, correct)
+        return nats.sum() * share, nats, correct
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor | None, ...]:  # type: ignore[override]
+        to_hidden, to_weight = ctx.saved_tensors
+        return (
+            None if to_hidden is None else to_hidden * gradient,
+            None if to_weight is None else to_weight * gradient,
+            None,
+        )
+
+
+def _wide(dtype: torch.dtype) -> torch.dtype:
+    return torch.promote_types(dtype, torch.float32)

@@ -1,0 +1,1 @@
+"""Fast paths; the plain definition of each stands beside the code that uses it."""

@@ -1,0 +1,71 @@
+import pytest
+import torch
+
+from crystalline.layers import cross_entropy as module
+from crystalline.layers.cross_entropy import cross_entropy, linear_cross_entropy
+
+
+def example(rows=13, vocab=11, width=5, dtype=torch.float64):
+    torch.manual_seed(0)
+    hidden = torch.randn(1, rows, width, dtype=dtype, requires_grad=True)
+    weight = torch.randn(vocab, width, dtype=dtype, requires_grad=True)
+    targets = torch.randint(vocab, (1, rows))
+    targets[0, 3] = -100
+    return hidden, weight, targets
+
+
+@pytest.mark.parametrize("scores_at_once", [11, 40, 10_000])
+def test_linear_head_equals_the_definition(monkeypatch, scores_at_once):
+    monkeypatch.setattr(module, "_MAX_SCORES", scores_at_once)
+    hidden, weight, targets = example()
+    plain = cross_entropy(hidden @ weight.T, targets)
+    fast = linear_cross_entropy(hidden, weight, targets)
+    for a, b in zip(plain, fast, strict=True):
+        torch.testing.assert_close(a, b)
+    assert not fast.nats.requires_grad
+    wanted = torch.autograd.grad(3 * plain.loss, (hidden, weight))
+    given = torch.autograd.grad(3 * fast.loss, (hidden, weight))
+    for a, b in zip(wanted, given, strict=True):
+        torch.testing.assert_close(a, b)
+
+
+def test_gradients_agree_with_finite_differences():
+    hidden, weight, targets = example(rows=4, vocab=3, width=2)
+    torch.autograd.gradcheck(
+        lambda h, w: linear_cross_entropy(h, w, targets).loss, (hidden, weight)
+    )
+
+
+def test_a_part_that_wants_no_gradient_gets_none():
+    hidden, weight, targets = example()
+    loss = linear_cross_entropy(hidden, weight.detach(), targets).loss
+    (gradient,) = torch.autograd.grad(loss, hidden)
+    expected = torch.autograd.grad(cross_entropy(hidden @ weight.T, targets).loss, hidden)[0]
+    torch.testing.assert_close(gradient, expected)
+    with torch.no_grad():
+        assert not linear_cross_entropy(hidden, weight, targets).loss.requires_grad
+
+
+def test_ignored_targets_are_neither_right_nor_wrong():
+    hidden, weight, targets = example()
+    result = linear_cross_entropy(hidden, weight, targets)
+    assert result.nats[0, 3] == 0
+    assert not result.correct[0, 3]
+    best = (hidden @ weight.T).argmax(-1)
+    assert linear_cross_entropy(hidden, weight, best).correct.all()
+
+
+def test_autocast_decides_the_dtype_of_the_products():
+    hidden, weight, targets = example(dtype=torch.float32)
+    with torch.autocast("cpu", torch.bfloat16):
+        fast = linear_cross_entropy(hidden, weight, targets)
+        plain = cross_entropy(torch.nn.functional.linear(hidden, weight), targets)
+    assert fast.loss.dtype == torch.float32
+    torch.testing.assert_close(fast.loss, plain.loss)
+    for a, b in zip(
+        torch.autograd.grad(fast.loss, (hidden, weight)),
+        torch.autograd.grad(plain.loss, (hidden, weight)),
+        strict=True,
+    ):
+        assert a.dtype == torch.float32
+        torch.testing.assert_close(a, b, atol=1e-2, rtol=2e-2)
