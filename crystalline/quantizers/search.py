@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float, Int
@@ -18,7 +21,8 @@ def nearest(
     """Index of the code nearest to each point, the lowest index among equals.
 
     Euclidean: argmin |x - c|^2 = argmax (x.c - |c|^2 / 2), one matrix product and no distances.
-    Scores are fp32 whatever autocast says: in bf16 close codes tie and indices flip.
+    Scores are fp32 whatever autocast and the matmul precision say: in less, close codes tie and
+    indices flip.
 
     Args:
         points: Any floating dtype; rows go in chunks, so no large matrix of scores is kept.
@@ -28,14 +32,32 @@ def nearest(
     Returns:
         int64 indices.
     """
-    with torch.autocast(points.device.type, enabled=False):
+    with torch.autocast(points.device.type, enabled=False), _no_tf32():
         points, codes = points.float(), codes.float()
         if cosine:
             codes, offset = F.normalize(codes, dim=-1), codes.new_zeros(len(codes))
         else:
             offset = -0.5 * codes.square().sum(-1)
         rows = max(1, _MAX_SCORES.get(points.device.type, 1 << 26) // len(codes))
-        if len(points) <= rows:
-            return torch.addmm(offset, points, codes.T).argmax(-1)
-        parts = [torch.addmm(offset, part, codes.T).argmax(-1) for part in points.split(rows)]
-        return torch.cat(parts)
+        parts = [_first_best(torch.addmm(offset, part, codes.T)) for part in points.split(rows)]
+        return parts[0] if len(parts) == 1 else torch.cat(parts)
+
+
+@contextmanager
+def _no_tf32() -> Iterator[None]:
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _first_best(scores: Float[Tensor, "n k"]) -> Int[Tensor, " n"]:
+    """`argmax(-1)`, lowest index first, which a CPU does one number at a time; eats the scores."""
+    if scores.device.type != "cpu":
+        return scores.argmax(-1)
+    size = scores.shape[-1]
+    behind = scores.sub_(scores.amax(-1, keepdim=True)).sign_()  # 0 at the best, -1 elsewhere
+    torch.sub(torch.arange(size, dtype=scores.dtype), behind, alpha=size, out=behind)
+    return behind.amin(-1).long().clamp_(0, size - 1)  # NaN must give an index too
