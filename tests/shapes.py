@@ -14,6 +14,8 @@ _OPTIONS: tuple[Any, ...] = (
     Literal["gradient", "ema", "frozen"],
     Literal["straight_through", "rotation", "none"],
     Literal["euclidean", "cosine"],
+    Literal["dot", "cosine", "euclidean"],
+    Literal["sum", "mean", "softmax"],
     Literal["cosine", "constant"],
     Literal["none", "bag", "codes"],
     Literal["none", "gate", "xattn"],
