@@ -53,7 +53,8 @@ def versions() -> dict[str, str]:
 
 def command_line() -> str:
     """What was typed, without folders of this machine."""
-    name = Path(sys.argv[0]).stem
+    path = Path(sys.argv[0])
+    name = path.parent.name if path.stem == "__main__" else path.stem
     return " ".join([f"python -m crystalline.{name}", *sys.argv[1:]])
 
 

@@ -15,6 +15,8 @@ from crystalline.contract import LanguageModel
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
 ROOTS = [path.stem for path in FILES if path.parent == CONF_DIR]
+OTHER_ROOTS = {"suite": "benchmark"}
+"""Groups of commands that do not train."""
 PARTS = {"quantizer": "quantizer@model.quantizer", "tokenizer": "tokenizer@data.tokenizer"}
 
 
@@ -95,7 +97,8 @@ def test_every_option_of_the_other_groups_builds(group, tmp_path):
 def test_every_file_can_be_reached(path: Path):
     group, name = path.relative_to(CONF_DIR).parent.as_posix(), path.stem
     if group == ".":
-        assert (CONF_DIR.parent / "crystalline" / f"{name}.py").exists() or name == "config"
+        command = CONF_DIR.parent / "crystalline" / name
+        assert command.with_suffix(".py").exists() or command.is_dir() or name == "config"
         return
     if name.startswith("_"):
         neighbours = [yaml.safe_load(other.read_text()) for other in path.parent.glob("*.yaml")]
@@ -105,7 +108,8 @@ def test_every_file_can_be_reached(path: Path):
         texts = [other.read_text() for other in FILES if other != path]
         assert any(re.search(rf"\b{name}\b", text) for text in texts)
         return
-    config = composed(f"{PARTS.get(group, group)}={name}")
+    root = OTHER_ROOTS.get(group, "config")
+    config = composed(f"{PARTS.get(group, group)}={name}", root=root)
     assert config.hydra.runtime.choices[PARTS.get(group, group)] == name
 
 

@@ -15,6 +15,7 @@ SLOW = "{'torch', 'lightning', 'mlflow', 'matplotlib', 'datasets', 'tokenizers'}
     [
         "import crystalline, crystalline.errors",
         "import crystalline.run, crystalline.evaluate, crystalline.prepare",
+        "sys.argv = ['benchmark', '--help']; import crystalline.benchmark.__main__ as c; c.main()",
         *(
             f"sys.argv = ['{name}', '--help']; import crystalline.{name} as c; c.main()"
             for name in ("run", "evaluate")
