@@ -47,6 +47,7 @@ class Run:
     paths: Any = MISSING
     seed: int = 0
     compile: bool = False
+    cuda_graph: bool = False
     ckpt_path: str | None = None
 
 

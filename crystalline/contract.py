@@ -7,7 +7,7 @@ module that chooses ("stages.0.blocks.2.quantizer") and stays the same across ch
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -119,6 +119,10 @@ class LanguageModel(nn.Module, ABC):
     def loss_weights(self, progress: float) -> dict[str, float]:
         """Weight of each entry of `ModelOutput.losses` at a share `progress` of training."""
         return {}
+
+    def alike_parts(self) -> Sequence[nn.Module]:
+        """Parts, built alike, that do the work: code compiled for one of them serves all."""
+        return [self]
 
     def codebooks(self) -> dict[str, Any]:
         """Every codebook of the model by site, in the order of computation."""

@@ -20,14 +20,15 @@ def evaluating(model: nn.Module) -> Iterator[None]:
     modes = [(module, module.training) for module in model.modules()]
     model.eval()
     try:
-        with torch.no_grad(), _eager(model):
+        with torch.no_grad(), uncompiled(model):
             yield
     finally:
         for module, mode in modes:
             module.training = mode
 
 
-def _eager(model: nn.Module) -> AbstractContextManager[object]:
-    if model._compiled_call_impl is None:  # importing the compiler takes seconds
-        return nullcontext()
+def uncompiled(model: nn.Module) -> AbstractContextManager[object]:
+    """Inside the block, compiled parts of the model run as written and call their hooks."""
+    if all(module._compiled_call_impl is None for module in model.modules()):
+        return nullcontext()  # importing the compiler takes seconds
     return torch.compiler.set_stance("force_eager")

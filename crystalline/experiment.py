@@ -79,6 +79,7 @@ class Experiment:
             total_steps=self.total_steps,
             tokens_per_round=self.data.train_batch(0).tokens.numel(),
             seed=config.seed,
+            cuda_graph=config.cuda_graph,
             log_every_n_steps=config.trainer.log_every_n_steps,
             payload=self._payload(),
         )
@@ -119,7 +120,8 @@ class Experiment:
             SystemExit: With 128 + the signal's number, after a signal ended the run early.
         """
         if self.config.compile:
-            self.model.compile()
+            for part in self.model.alike_parts():
+                part.compile(dynamic=False)
         resume_from = self._resume()
         self._announce()
         try:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from crystalline.errors import UserError
+from crystalline.eval_mode import uncompiled
 
 
 class Divergence(nn.Module):
@@ -59,8 +60,8 @@ def first_non_finite(model: nn.Module, *args: object, **kwargs: object) -> str |
         if name:
             hooks.append(module.register_forward_hook(check(name)))
     try:
-        with torch.no_grad():
-            model.forward(*args, **kwargs)  # not through a compiled call: hooks must run
+        with torch.no_grad(), uncompiled(model):
+            model(*args, **kwargs)
     finally:
         for hook in hooks:
             hook.remove()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 from collections.abc import Mapping
 from typing import Any
@@ -18,7 +19,10 @@ from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
 from crystalline.metrics.token_loss import TokenLoss, bits_per_byte
 from lightning_modules.divergence import Divergence, TrainingDiverged, first_non_finite
+from lightning_modules.graphs import GraphedBackward
 from lightning_modules.objectives import BuildOptimizer, Objective, step
+
+log = logging.getLogger(__name__)
 
 EVALUATION_SPLITS = ("val", "test", "train")
 """Order of the test dataloaders."""
@@ -38,6 +42,8 @@ class LanguageModeling(lightning.LightningModule):
         total_steps: Rounds of the whole run: the horizon of schedules and loss weights.
         tokens_per_round: Of the global batch.
         seed: With round and rank it decides dropout.
+        cuda_graph: Whether rounds are recorded and replayed as a CUDA graph, where there is one GPU
+            and no accumulation.
         log_every_n_steps: Rounds between rows of metrics, here and in callbacks.
         check_finite_every: Rounds between looks at the NaN flag.
         payload: Plain containers for the checkpoint's "crystalline" entry.
@@ -52,6 +58,7 @@ class LanguageModeling(lightning.LightningModule):
         total_steps: int,
         tokens_per_round: int,
         seed: int,
+        cuda_graph: bool = False,
         log_every_n_steps: int = 10,
         check_finite_every: int = 10,
         payload: Mapping[str, Any] | None = None,
@@ -63,6 +70,7 @@ class LanguageModeling(lightning.LightningModule):
         self.total_steps = total_steps
         self.tokens_per_round = tokens_per_round
         self.seed = seed
+        self.cuda_graph = cuda_graph
         self.log_every_n_steps = log_every_n_steps
         self.check_finite_every = check_finite_every
         self.payload = dict(payload or {})
@@ -75,6 +83,7 @@ class LanguageModeling(lightning.LightningModule):
         self.results: dict[str, float | None] = {}
         self._build_optimizer = build_optimizer
         self._names: list[str] = []
+        self._graphed: GraphedBackward | None = None
 
     # Learning
 
@@ -87,6 +96,19 @@ class LanguageModeling(lightning.LightningModule):
         factor = self.objective.schedule.over(self.total_steps)
         return list(named.values()), [LambdaLR(opt, factor) for opt in named.values()]
 
+    def on_train_start(self) -> None:
+        if not self.cuda_graph:
+            return
+        alone = self.device.type == "cuda" and self.trainer.world_size == 1
+        scaled = getattr(self.trainer.precision_plugin, "scaler", None) is not None
+        if alone and not scaled and self.objective.accumulate == 1:
+            self._graphed = GraphedBackward(self.losses, self.model.parameters())
+        else:
+            log.info(
+                "cuda_graph=true needs one GPU, bf16 or fp32, and objective.accumulate=1; "
+                "going without"
+            )
+
     def on_train_batch_start(self, batch: Any, batch_idx: int) -> None:
         seed_round(self.seed, self.global_step, self.global_rank)
 
@@ -94,8 +116,6 @@ class LanguageModeling(lightning.LightningModule):
         round_ = self.global_step
         optimizers = dict(zip(self._names, _as_list(self.optimizers()), strict=True))
         raw = {name: optimizer.optimizer for name, optimizer in optimizers.items()}
-        for optimizer in raw.values():
-            optimizer.zero_grad(set_to_none=True)
         self.model.begin_round(round_ / max(1, self.total_steps))
         terms = self._backward(batch)
         norms = self.objective.clip_gradients(raw)
@@ -128,6 +148,10 @@ class LanguageModeling(lightning.LightningModule):
     def _backward(self, batch: Any) -> dict[str, Tensor]:
         """Gradients of the whole batch, micro-batch by micro-batch; mean loss terms."""
         tokens, targets = batch
+        weights = self.model.loss_weights(self.global_step / max(1, self.total_steps))
+        if self._graphed is not None:
+            return self._graphed(tokens, targets, weights)
+        self.zero_grad(set_to_none=True)
         count = self.objective.accumulate
         if len(tokens) % count:
             raise UserError(
@@ -137,23 +161,25 @@ class LanguageModeling(lightning.LightningModule):
         sums: dict[str, Tensor] = {}
         for index, part in enumerate(zip(tokens.chunk(count), targets.chunk(count), strict=True)):
             with contextlib.nullcontext() if index == count - 1 else self._no_sync():
-                terms = self.losses(*part)
+                terms = self.losses(*part, weights)
                 self.manual_backward(terms["loss/total"] / count)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / count
         return sums
 
-    def losses(self, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+    def losses(
+        self, tokens: Tensor, targets: Tensor, weights: Mapping[str, float | Tensor]
+    ) -> dict[str, Tensor]:
         """Cross-entropy (nats per token), every auxiliary loss, and their weighted sum."""
         output = self.model(tokens)
-        weights = self.model.loss_weights(self.global_step / max(1, self.total_steps))
         prediction = F.cross_entropy(
             output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
         )
         total = prediction
         for name, value in output.losses.items():
-            if weights[name]:
-                total = total + weights[name] * value
+            weight = weights[name]
+            if isinstance(weight, Tensor) or weight:
+                total = total + weight * value
         auxiliary = {f"loss/{name}": value for name, value in output.losses.items()}
         return {"loss/total": total, "loss/prediction": prediction, **auxiliary}
 

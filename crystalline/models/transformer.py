@@ -86,5 +86,8 @@ class Transformer(LanguageModel):
             x = block(x, None if cache is None else cache[index])
         return ModelOutput(logits=F.linear(self.norm(x), self.embedding.weight))
 
+    def alike_parts(self) -> list[nn.Module]:
+        return list(self.blocks)
+
     def init_cache(self, batch_size: int) -> Any:
         return [block.attention.init_cache(batch_size) for block in self.blocks]

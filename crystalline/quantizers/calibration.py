@@ -9,18 +9,18 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crystalline.contract import LanguageModel
+from crystalline.eval_mode import evaluating
 from crystalline.quantizers.codebook import Codebook
 
 Visit = Callable[[str, Codebook, Float[Tensor, "batch pos d_model"]], None]
 """`visit(site, book, inputs)`, called before the book quantizes `inputs`."""
 
 
-@torch.no_grad()
 def visit_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], visit: Visit) -> None:
     """Call `visit` for every maintained site, in the order of computation.
 
-    What a visit changes is what later sites see. The pass runs in eval mode (no dropout, no usage
-    counted) and uncompiled, since compiled code does not call hooks that come later.
+    What a visit changes is what later sites see. The pass runs in eval mode: no dropout, no usage
+    counted.
     """
 
     def hook(site: str) -> Callable[[Codebook, tuple[Tensor, ...]], None]:
@@ -28,12 +28,10 @@ def visit_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], visi
 
     books = {site: book for site, book in model.codebooks().items() if book.maintained}
     hooks = [book.register_forward_pre_hook(hook(site)) for site, book in books.items()]
-    training = model.training
     try:
-        model.eval()
-        model.forward(tokens, codes=True)  # asking for codes runs every stage
+        with evaluating(model):
+            model(tokens, codes=True)  # asking for codes runs every stage
     finally:
-        model.train(training)
         for handle in hooks:
             handle.remove()
 
