@@ -27,7 +27,7 @@ def ziggurat(stages: int = 2, **options) -> Ziggurat:
 MODELS: dict[str, Callable[[], LanguageModel]] = {
     "transformer": lambda: Transformer(VOCAB, CONTEXT, WIDTH, 2, HEADS),
     "ziggurat_1": lambda: ziggurat(1),
-    "ziggurat_2": lambda: ziggurat(2, short_conv=3, quantizer={"codebook_dim": 8}),
+    "ziggurat_2": lambda: ziggurat(2, short_conv=3, gated=True, quantizer={"codebook_dim": 8}),
     "ziggurat_3": lambda: ziggurat(3, pyramid={"objective": "codes"}),
     "ziggurat_4": lambda: ziggurat(4),
     "ziggurat_source": lambda: ziggurat(3, mode="source"),
@@ -49,7 +49,7 @@ def build(name: str) -> LanguageModel:
     for key, parameter in model.named_parameters():
         if key.endswith(".gate") and parameter.ndim == 0:
             torch.nn.init.constant_(parameter, 0.7)
-        if ".retention.conv." in key:
+        if ("conv.weight" in key and "fusions" not in key) or "forget_weight" in key:
             torch.nn.init.normal_(parameter)
     init_codebooks(model, torch.randint(0, VOCAB, (4, CONTEXT)), seed=0)
     return model

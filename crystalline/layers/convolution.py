@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 
 class CausalConvolution(nn.Module):
-    """y_t = sum_{i < width} w_i * x_{t-i}, per channel; zeros stand before the first position.
+    """y_t = x_t + sum_{i < width} w_i * x_{t-i}, per channel; starts as the identity.
 
-    Starts at zero, so that what it is added to starts unchanged.
+    Zeros stand before the first position.
     """
 
     def __init__(self, d_model: int, width: int) -> None:
@@ -26,7 +26,7 @@ class CausalConvolution(nn.Module):
         """The filtered signal, and the last width - 1 inputs for a call that continues this one."""
         before = self.init_recent(len(x)).type_as(x) if recent is None else recent
         padded = torch.cat([before, x], dim=1)
-        y = F.conv1d(padded.mT, self.weight, groups=self.weight.shape[0]).mT
+        y = x + F.conv1d(padded.mT, self.weight, groups=len(self.weight)).mT
         return y, padded[:, padded.shape[1] - before.shape[1] :]
 
     def init_recent(self, batch: int) -> Float[Tensor, "batch before d_model"]:

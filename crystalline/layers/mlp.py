@@ -7,6 +7,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 
+class Hidden(nn.Module):
+    """d_model -> d_mlp, exact GELU: the first half of an MLP."""
+
+    def __init__(self, d_model: int, d_mlp: int, bias: bool = True) -> None:
+        super().__init__()
+        self.up = nn.Linear(d_model, d_mlp, bias=bias)
+
+    def forward(self, x: Float[Tensor, "batch pos d_model"]) -> Float[Tensor, "batch pos d_mlp"]:
+        return F.gelu(self.up(x))
+
+
 class MLP(nn.Module):
     """d_model -> d_mlp, exact GELU, d_mlp -> d_model, dropout."""
 

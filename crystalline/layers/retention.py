@@ -34,8 +34,11 @@ class RetentionState:
 class SimplifiedRetention(nn.Module):
     """y_t = sum_{u <= t} (q_t . k_u / sqrt(d_head)) decay_h**(t - u) v_u, gated by SiLU(W_g x_t).
 
-    Head h forgets with decay_h = 1 - 2**(-5 - h). The published code leaves y as it is, so it grows
-    with the context; `normalised` divides each head's y by its own spread (spec defect Z11).
+    Head h forgets with decay_h = 1 - 2**(-5 - h). With `gated`, decay**(t - u) becomes the product
+    of sigmoid(a_h . x_i + b_h) over i in (u, t], which starts at the same value: each token says
+    how much of the past it leaves (gated retention, Sun et al. 2024, arXiv:2405.05254). The
+    published code leaves y as it is, so it grows with the context; `normalised` divides each
+    head's y by its own spread (spec defect Z11).
 
     Args:
         d_model: Width, a multiple of `num_heads`.
@@ -44,6 +47,7 @@ class SimplifiedRetention(nn.Module):
         dropout: On the output map.
         normalised: Layer norm without parameters over each head's y.
         short_conv: Width of a causal depthwise convolution added to the input; 0 for none.
+        gated: Whether decays depend on the input.
 
     Raises:
         ValueError: If `num_heads` does not divide `d_model`.
@@ -60,6 +64,7 @@ class SimplifiedRetention(nn.Module):
         *,
         normalised: bool = True,
         short_conv: int = 0,
+        gated: bool = False,
     ) -> None:
         super().__init__()
         if d_model % num_heads:
@@ -75,6 +80,10 @@ class SimplifiedRetention(nn.Module):
         self.dropout = nn.Dropout(dropout)
         decay = 1 - 2.0 ** (-5 - torch.arange(num_heads, dtype=torch.float64))
         self.register_buffer("decay_log", decay.log().float(), persistent=False)
+        self.forget_weight = self.forget_bias = None
+        if gated:
+            self.forget_weight = nn.Parameter(torch.zeros(num_heads, d_model))
+            self.forget_bias = nn.Parameter(decay.logit().float())
 
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], state: RetentionState | None = None
@@ -82,8 +91,7 @@ class SimplifiedRetention(nn.Module):
         """The parallel form; with a state, `x` continues it and the state is advanced in place."""
         if self.conv is not None:
             recent = None if state is None else state.recent
-            mixed, recent = self.conv(x, recent)
-            x = x + mixed
+            x, recent = self.conv(x, recent)
             if state is not None:
                 state.recent = recent
         q, k, v = rearrange(
@@ -94,10 +102,11 @@ class SimplifiedRetention(nn.Module):
         )
         start = 0 if state is None else state.position
         q, k = self.rotary(q * self.d_head**-0.5, start), self.rotary(k, start)
-        y = (q @ k.mT * self._decay_between(x.shape[1])).type_as(v) @ v
+        elapsed = self._elapsed(x)
+        y = (q @ k.mT * _decay_between(elapsed)).type_as(v) @ v
         if state is not None:
-            y = y + self._recall(q, state)
-            self._remember(k, v, state)
+            y = y + (q.float() * elapsed.exp()[..., None] @ state.memory).type_as(q)
+            _remember(k, v, elapsed, state)
         if self.normalised:
             y = F.layer_norm(y.float(), (self.d_head,)).type_as(x)
         y = rearrange(y, "batch head pos d -> batch pos (head d)")
@@ -110,21 +119,30 @@ class SimplifiedRetention(nn.Module):
         recent = None if self.conv is None else self.conv.init_recent(batch)
         return RetentionState(memory, recent)
 
-    def _decay_between(self, length: int) -> Float[Tensor, "head query key"]:
-        position = torch.arange(length, device=self.decay_log.device)
-        distance = position[:, None] - position
-        decay = torch.exp(self.decay_log[:, None, None] * distance.clamp(min=0))
-        return decay * (distance >= 0)
+    def _elapsed(self, x: Tensor) -> Float[Tensor, "#batch head pos"]:
+        """Log of all decay from before the first position to each one, its own included; fp32."""
+        if self.forget_weight is None or self.forget_bias is None:
+            count = torch.arange(1, x.shape[1] + 1, device=x.device)
+            return (self.decay_log[:, None] * count)[None]
+        with torch.autocast(x.device.type, enabled=False):
+            kept = F.linear(x.float(), self.forget_weight, self.forget_bias)
+            return F.logsigmoid(kept).mT.cumsum(-1)
 
-    def _recall(self, q: Tensor, state: RetentionState) -> Float[Tensor, "batch head pos d"]:
-        elapsed = torch.arange(1, q.shape[-2] + 1, device=q.device)
-        decay = torch.exp(self.decay_log[:, None] * elapsed)[..., None]  # head pos 1
-        return (q.float() * decay @ state.memory).type_as(q)
 
-    def _remember(self, k: Tensor, v: Tensor, state: RetentionState) -> None:
-        length = k.shape[-2]
-        remaining = torch.arange(length - 1, -1, -1, device=k.device)
-        decay = torch.exp(self.decay_log[:, None] * remaining)[..., None]
-        kept = torch.exp(self.decay_log * length)[:, None, None]
-        state.memory = kept * state.memory + (k.float() * decay).mT @ v.float()
-        state.position += length
+def _decay_between(
+    elapsed: Float[Tensor, "batch head pos"],
+) -> Float[Tensor, "batch head query key"]:
+    length = elapsed.shape[-1]
+    past = torch.ones(length, length, dtype=torch.bool, device=elapsed.device).tril()
+    between = elapsed[..., :, None] - elapsed[..., None, :]
+    return between.masked_fill(~past, float("-inf")).exp()
+
+
+def _remember(
+    k: Tensor, v: Tensor, elapsed: Float[Tensor, "#batch head pos"], state: RetentionState
+) -> None:
+    last = elapsed[..., -1:]
+    remaining = (last - elapsed).exp()[..., None]
+    kept = last.exp()[..., None]
+    state.memory = kept * state.memory + (k.float() * remaining).mT @ v.float()
+    state.position += k.shape[-2]

@@ -98,8 +98,8 @@ class ResidualQuantizer(Codebook):
         override: Edit | None = None,
         positions: Int[Tensor, " pos"] | None = None,
     ) -> QuantizerOutput:
+        target = self._encode(x)
         with torch.autocast(x.device.type, enabled=False):
-            target = self._encode(x)
             coding = residual_coding(
                 target.flatten(0, -2), self.codes, cosine=self.cosine, statistics=self.training
             )
@@ -128,7 +128,7 @@ class ResidualQuantizer(Codebook):
         return QuantizerOutput(out.to(x.dtype), indices, losses)
 
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n codebook_dim"]]]:
-        with torch.no_grad(), torch.autocast(x.device.type, enabled=False):
+        with torch.no_grad():
             points = self._encode(x).flatten(0, -2)
             for level in range(self.num_codebooks):
                 yield level, points
@@ -139,14 +139,16 @@ class ResidualQuantizer(Codebook):
             self.rounding.fill_(min(1.0, progress / self.warmup))
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        target = x if self.project_in is None else self.project_in(x)
+        target = target.to(torch.promote_types(target.dtype, torch.float32))
         if self.project_in is None:
-            return x
-        return F.layer_norm(self.project_in(x), (self.codebook_dim,))
+            return target
+        return F.layer_norm(target, (self.codebook_dim,))
 
     def _encode(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
         target = self.project(x)
-        return target if self.standardiser is None else self.standardiser(target)
+        with torch.autocast(x.device.type, enabled=False):
+            return target if self.standardiser is None else self.standardiser(target)
 
     def _kept_levels(self, target: Tensor) -> Float[Tensor, "batch 1 levels 1"] | None:
         if not self.training or self.level_dropout == 0:

@@ -17,8 +17,12 @@ from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.fusion import ResidualTokenFusionBlock
 from crystalline.layers.initialisation import init_weights
 from crystalline.layers.parts import Parts
-from crystalline.layers.retention import RetentionState
-from crystalline.models.ziggurat.block import DiscretizedManifoldBlock, Mode, Placement
+from crystalline.models.ziggurat.block import (
+    BlockState,
+    DiscretizedManifoldBlock,
+    Mode,
+    Placement,
+)
 from crystalline.models.ziggurat.pyramid import BagOfTokens, Feedback, NextCodes, Pyramid
 from crystalline.quantizers.codebook import QuantizerOutput
 from crystalline.quantizers.residual import ResidualQuantizer
@@ -36,7 +40,7 @@ class Stage(nn.Module):
 class StageCache:
     """What generation keeps of one stage."""
 
-    states: list[RetentionState]
+    states: list[BlockState]
     pending: Float[Tensor, "batch few d_model"]
     """Vectors without a partner, waiting to be fused."""
     vectors: Float[Tensor, "batch group d_model"]
@@ -48,7 +52,7 @@ class ZigguratCache:
     """Generation state: constant in size, but for the vectors that feedback reads."""
 
     stages: list[StageCache]
-    tail: RetentionState | None
+    tail: BlockState | None
     position: int = 0
 
 
@@ -86,7 +90,9 @@ class Ziggurat(LanguageModel):
         mode: "fixed" or "source".
         placement: Where the quantizers stand; None for the mode's own ("replace_mlp" or "add").
         commitment_cost: Weight of the commitment loss; ignored in source mode, as published.
-        short_conv: Width of a causal convolution in front of each retention; 0 for none.
+        d_mlp: Width of every MLP's hidden layer; 4 d_model if None.
+        short_conv: Width of a causal convolution before each retention and MLP; 0 for none.
+        gated: Whether the decays of retention depend on the input.
         dropout: On embedding, retention and MLP outputs.
 
     Raises:
@@ -105,13 +111,16 @@ class Ziggurat(LanguageModel):
         mode: Mode = "fixed",
         placement: Placement | None = None,
         commitment_cost: float = 0.25,
+        d_mlp: int | None = None,
         short_conv: int = 0,
+        gated: bool = False,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(vocab_size, context_length)
         source = mode == "source"
         if source:
-            placement, pyramid, short_conv = "add", Pyramid(objective="none"), 0
+            placement, pyramid = "add", Pyramid(objective="none")
+            short_conv, gated, d_mlp = 0, False, None
             quantizer = functools.partial(
                 quantizer, codebook_dim=None, estimator="straight_through", similarity="euclidean",
                 update="gradient", level_dropout=0.0, warmup=0.0,
@@ -127,8 +136,9 @@ class Ziggurat(LanguageModel):
 
         def block(span: int) -> DiscretizedManifoldBlock:
             return DiscretizedManifoldBlock(
-                d_model, num_heads, max(1, context_length // span), dropout,
-                placement=placement, mode=mode, quantizer=quantizer, short_conv=short_conv,
+                d_model, d_mlp or 4 * d_model, num_heads, max(1, context_length // span), dropout,
+                placement=placement, mode=mode, quantizer=quantizer,
+                short_conv=short_conv, gated=gated,
             )  # fmt: skip
 
         self.embedding = nn.Embedding(vocab_size, d_model)
@@ -163,7 +173,7 @@ class Ziggurat(LanguageModel):
         return nn.Identity()
 
     def _init_weights(self, source: bool) -> None:
-        blocks = [part for part in self.modules() if isinstance(part, DiscretizedManifoldBlock)]
+        blocks = self._blocks()
         depth = len(blocks) if source else len(self.stages[0].blocks)
         init_weights(
             self,
@@ -213,14 +223,14 @@ class Ziggurat(LanguageModel):
         self,
         block: nn.Module,
         x: Tensor,
-        state: RetentionState | None,
+        state: BlockState | None,
         site: str,
         span: int,
         trace: Trace,
     ) -> Tensor:
         positions = None
         if site in trace.edits:
-            start = 0 if state is None else state.position
+            start = 0 if state is None else state.retention.position
             positions = torch.arange(start, start + x.shape[1], device=x.device)
         x, chosen = block(x, state, trace.edits.get(site), positions)
         if chosen is not None:
@@ -302,13 +312,19 @@ class Ziggurat(LanguageModel):
         names = (name for name, _ in self.named_parameters())
         return frozenset(name for name in names if name.startswith(idle) and name not in books)
 
+    def _blocks(self) -> list[DiscretizedManifoldBlock]:
+        return [part for part in self.modules() if isinstance(part, DiscretizedManifoldBlock)]
+
+    def alike_parts(self) -> list[nn.Module]:
+        return list(self._blocks())
+
     def init_cache(self, batch_size: int) -> Any:
         nothing = self.embedding.weight.new_zeros(batch_size, 0, self.embedding.embedding_dim)
         stages = [
-            StageCache([b.retention.init_state(batch_size) for b in stage.blocks], nothing, nothing)
+            StageCache([b.init_state(batch_size) for b in stage.blocks], nothing, nothing)
             for stage in self.stages
         ]
-        tail = None if self.tail is None else self.tail.retention.init_state(batch_size)
+        tail = None if self.tail is None else self.tail.init_state(batch_size)
         return ZigguratCache(stages, tail)
 
 
