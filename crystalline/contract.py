@@ -15,9 +15,21 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-Edit = Callable[[Tensor, Tensor], Tensor]
-"""`edit(indices (B, S, k) int64, positions (S,) int64) -> indices`, applied between selection and
-lookup. Positions count within the site's own sequence, cached positions included."""
+
+@dataclass(frozen=True)
+class Choice:
+    """What a site has chosen and is about to look up; an edit answers with other indices."""
+
+    indices: Int[Tensor, "batch pos k"]
+    """int64."""
+    positions: Int[Tensor, " pos"]
+    """int64; within the site's own sequence, cached positions included."""
+    without: Callable[[Bool[Tensor, "books codebook_size"]], Int[Tensor, "batch pos k"]]
+    """`without(banned)`: what the site would choose if these codes were not in its books."""
+
+
+Edit = Callable[[Choice], Tensor]
+"""`edit(choice) -> indices`, applied between selection and lookup."""
 
 Edits = Mapping[str, Edit]
 """An `Edit` for each site that is to be overridden."""

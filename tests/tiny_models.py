@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 
-from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
+from crystalline.contract import Choice, Codes, Edits, LanguageModel, ModelOutput
 
 
-class Choice(nn.Module):
+class Leaning(nn.Module):
     """Two levels of codes: which of K fixed directions a vector leans to."""
 
     def __init__(self, d_model: int, codebook_size: int) -> None:
@@ -16,8 +18,9 @@ class Choice(nn.Module):
         self.codebook_size = codebook_size
         self.register_buffer("directions", torch.randn(2, codebook_size, d_model))
 
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.einsum("bsd,lkd->bslk", x, self.directions).argmax(-1)
+    def forward(self, x: Tensor, banned: Tensor | None = None) -> Tensor:
+        scores = torch.einsum("bsd,lkd->bslk", x, self.directions)
+        return (scores if banned is None else scores.masked_fill(banned, -torch.inf)).argmax(-1)
 
 
 class RunningMean(LanguageModel):
@@ -39,8 +42,8 @@ class RunningMean(LanguageModel):
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(seed)
             self.embedding = nn.Embedding(vocab_size, d_model)
-            self.choice = Choice(d_model, codebook_size)
-            self.pairs = Choice(d_model, codebook_size)
+            self.choice = Leaning(d_model, codebook_size)
+            self.pairs = Leaning(d_model, codebook_size)
             self.dropout = nn.Dropout(0.5)
 
     def forward(
@@ -67,7 +70,8 @@ class RunningMean(LanguageModel):
         size = self.choice.codebook_size
         indices = self.choice(x)
         if edits and "choice" in edits:
-            indices = edits["choice"](indices, torch.arange(tokens.shape[1]))
+            where = torch.arange(tokens.shape[1])
+            indices = edits["choice"](Choice(indices, where, partial(self.choice, x)))
         top = (x @ self.choice.directions[0].T).topk(3).indices
         found = {
             "choice": Codes(indices, size),

@@ -6,17 +6,19 @@ Zeghidour et al. 2021 (SoundStream, arXiv:2107.03312), with the options that kee
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import partial
 from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from crystalline.contract import Edit
+from crystalline.contract import Choice, Edit
 from crystalline.quantizers.codebook import Codebook, QuantizerOutput, Update
 from crystalline.quantizers.coding import residual_coding
 from crystalline.quantizers.estimators import ESTIMATORS, Estimator
+from crystalline.quantizers.search import nearest
 
 
 class ResidualQuantizer(Codebook):
@@ -109,10 +111,9 @@ class ResidualQuantizer(Codebook):
             quantized = coding.quantized.view_as(target)
             losses = {"codebook": coding.codebook, "commitment": coding.commitment}
             if override is not None:
-                where = (
-                    torch.arange(x.shape[1], device=x.device) if positions is None else positions
-                )
-                indices = override(indices, where)
+                if positions is None:
+                    positions = torch.arange(x.shape[1], device=x.device)
+                indices = override(Choice(indices, positions, partial(self._recode, target)))
                 quantized = self.lookup(indices).detach().sum(-2)
             keep = self._kept_levels(target)
             if keep is not None:
@@ -126,6 +127,19 @@ class ResidualQuantizer(Codebook):
         if self.project_out is not None:
             out = self.project_out(out)
         return QuantizerOutput(out.to(x.dtype), indices, losses)
+
+    @torch.no_grad()
+    def _recode(
+        self,
+        target: Float[Tensor, "batch pos codebook_dim"],
+        banned: Bool[Tensor, "levels codebook_size"],
+    ) -> Int[Tensor, "batch pos levels"]:
+        """Indices by the books without some codes."""
+        points, chosen = target.flatten(0, -2), []
+        for book, out in zip(self.codes, banned, strict=True):
+            chosen.append(nearest(points, book, cosine=self.cosine, banned=out))
+            points = points - book[chosen[-1]]
+        return torch.stack(chosen, -1).unflatten(0, target.shape[:-1])
 
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n codebook_dim"]]]:
         with torch.no_grad():

@@ -7,7 +7,7 @@ from contextlib import contextmanager
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 # Entries of the (points x codes) score matrix held at once: 2 MiB stay in a CPU's cache, 256 MiB
@@ -16,7 +16,11 @@ _MAX_SCORES = {"cpu": 1 << 19, "cuda": 1 << 26}
 
 
 def nearest(
-    points: Float[Tensor, "n d"], codes: Float[Tensor, "k d"], *, cosine: bool = False
+    points: Float[Tensor, "n d"],
+    codes: Float[Tensor, "k d"],
+    *,
+    cosine: bool = False,
+    banned: Bool[Tensor, " k"] | None = None,
 ) -> Int[Tensor, " n"]:
     """Index of the code nearest to each point, the lowest index among equals.
 
@@ -28,6 +32,7 @@ def nearest(
         points: Any floating dtype; rows go in chunks, so no large matrix of scores is kept.
         codes: The codebook.
         cosine: Compare directions alone; a code keeps its own length when it is looked up.
+        banned: Codes that must not be chosen; one at least has to stay.
 
     Returns:
         int64 indices.
@@ -38,6 +43,8 @@ def nearest(
             codes, offset = F.normalize(codes, dim=-1), codes.new_zeros(len(codes))
         else:
             offset = -0.5 * codes.square().sum(-1)
+        if banned is not None:
+            offset = offset.masked_fill(banned, float("-inf"))
         rows = max(1, _MAX_SCORES.get(points.device.type, 1 << 26) // len(codes))
         parts = [_first_best(torch.addmm(offset, part, codes.T)) for part in points.split(rows)]
         return parts[0] if len(parts) == 1 else torch.cat(parts)

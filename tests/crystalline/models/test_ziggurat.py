@@ -130,8 +130,8 @@ def test_an_edit_changes_the_logits_from_its_position_on_and_reaches_cached_step
     model = build("ziggurat_2").eval()
     site = "stages.0.blocks.1.quantizer"
 
-    def edit(indices, positions):
-        return torch.where((positions >= 20)[:, None], 3, indices)
+    def edit(choice):
+        return torch.where((choice.positions >= 20)[:, None], 3, choice.indices)
 
     plain = model(TOKENS).logits
     edited = model(TOKENS, edits={site: edit}).logits

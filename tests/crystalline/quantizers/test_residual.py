@@ -185,9 +185,9 @@ def test_override_acts_between_choice_and_lookup():
     book = make()
     seen = []
 
-    def edit(indices, positions):
-        seen.append(positions)
-        return torch.full_like(indices, 2)
+    def edit(choice):
+        seen.append(choice.positions)
+        return torch.full_like(choice.indices, 2)
 
     out = book(torch.randn(1, 4, 6), override=edit, positions=torch.arange(5, 9))
     assert (out.indices == 2).all()
@@ -245,7 +245,7 @@ def test_gradients_agree_with_finite_differences_where_the_map_is_smooth():
         indices = book(torch.zeros(1, 2, 6, dtype=torch.float64)).indices
 
     def commitment(x):  # choices held, so that the loss is smooth in x
-        return book(x, override=lambda chosen, positions: indices).losses["commitment"]
+        return book(x, override=lambda choice: indices).losses["commitment"]
 
     x = torch.randn(1, 2, 6, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradcheck(commitment, (x,))
@@ -265,3 +265,24 @@ def test_warm_up_leads_from_the_input_to_the_codes_and_evaluation_always_rounds(
     torch.testing.assert_close(book(x).quantized, codes)
     book.begin_round(0.0)
     torch.testing.assert_close(book.eval()(x).quantized, codes)
+
+
+@pytest.mark.parametrize("similarity", ["euclidean", "cosine"])
+def test_a_choice_without_some_codes_is_that_of_smaller_books(similarity):
+    book = ResidualQuantizer(6, codebook_size=5, num_codebooks=2, similarity=similarity).eval()
+    x = torch.randn(2, 7, 6)
+    banned = torch.zeros(2, 5, dtype=torch.bool)
+    banned[0, 1] = banned[1, 3] = True
+
+    def edit(choice):
+        assert torch.equal(choice.without(torch.zeros_like(banned)), choice.indices)
+        return choice.without(banned)
+
+    chosen = book(x, override=edit).indices
+    assert not (chosen[..., 0] == 1).any()
+    smaller = ResidualQuantizer(6, codebook_size=4, num_codebooks=2, similarity=similarity).eval()
+    smaller.codes.data[0] = book.codes[0, [0, 2, 3, 4]]
+    smaller.codes.data[1] = book.codes[1, [0, 1, 2, 4]]
+    names = torch.tensor([[0, 2, 3, 4], [0, 1, 2, 4]])
+    expected = torch.stack([names[level][smaller(x).indices[..., level]] for level in (0, 1)], -1)
+    assert torch.equal(chosen, expected)
