@@ -6,12 +6,14 @@ from functools import partial
 import torch
 
 from crystalline.contract import LanguageModel
+from crystalline.models.crystalline import Crystalline, Selection, Sites
 from crystalline.models.transformer import Transformer
 from crystalline.models.ziggurat import Pyramid, Ziggurat
 from crystalline.quantizers.calibration import init_codebooks
 from crystalline.quantizers.residual import ResidualQuantizer
 
 VOCAB, CONTEXT, WIDTH, HEADS = 30, 40, 16, 2
+INSIDE = ("attn_pre", "attn_post", "mlp")
 quantizer = partial(ResidualQuantizer, codebook_size=16, num_codebooks=2)
 
 
@@ -22,6 +24,19 @@ def ziggurat(stages: int = 2, **options) -> Ziggurat:
     return Ziggurat(
         VOCAB, CONTEXT, WIDTH, [2] + [1] * (stages - 1), HEADS, book, pyramid, **options
     )
+
+
+def crystalline(
+    mode: str = "crystalline", places: tuple[str, ...] = INSIDE, **options
+) -> Crystalline:
+    """Two layers; three codes of 16 a position unless `num_codes_k` says otherwise."""
+    k = options.pop("num_codes_k", 3)
+    temp_init = options.pop("temp_init", 0.2)
+    sites = Sites(places, groups=options.pop("groups", 1), layers=options.pop("layers", None))
+    return Crystalline(
+        VOCAB, CONTEXT, WIDTH, 2, HEADS, 16, k, sites, Selection(**options), mode,
+        temp_init=temp_init,
+    )  # fmt: skip
 
 
 MODELS: dict[str, Callable[[], LanguageModel]] = {
@@ -39,6 +54,21 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
     "ziggurat_ema": lambda: ziggurat(quantizer={"update": "ema"}),
     "ziggurat_gate": lambda: ziggurat(4, pyramid={"feedback": "gate"}),
     "ziggurat_xattn": lambda: ziggurat(3, pyramid={"feedback": "xattn"}),
+    "crystalline": lambda: crystalline(groups=2),
+    "crystalline_block": lambda: crystalline(places=("block",), num_codes_k=6),
+    "crystalline_position": lambda: crystalline(
+        places=("attn_pre", "mlp"), temp_scope="position", estimator="gumbel_ste"
+    ),
+    "crystalline_input_ste": lambda: crystalline(
+        temp_scope="fixed", estimator="input_ste", noise=False
+    ),
+    "crystalline_rotation": lambda: crystalline(temp_scope="annealed", estimator="rotation"),
+    "crystalline_soft": lambda: crystalline(temp_scope="head", estimator="soft"),
+    "crystalline_source": lambda: crystalline(
+        "source", places=("mlp",), temp_init=2.0, num_codes_k=6
+    ),
+    "codebook_features": lambda: crystalline("codebook_features", aggregate="sum"),
+    "crystalline_nowhere": lambda: crystalline(places=()),
 }
 
 

@@ -57,6 +57,12 @@ class CausalSelfAttention(nn.Module):
     def forward(
         self, x: Float[Tensor, "batch pos d_model"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
+        return self.dropout(self.out(self.mix(x, cache)))
+
+    def mix(
+        self, x: Float[Tensor, "batch pos d_model"], cache: KeyValueCache | None = None
+    ) -> Float[Tensor, "batch pos d_model"]:
+        """What the heads have read, side by side, before the output map."""
         q, k, v = rearrange(
             self.qkv(x),
             "batch pos (three head d) -> three batch head pos d",
@@ -73,7 +79,7 @@ class CausalSelfAttention(nn.Module):
                 start
             )
         y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return self.dropout(self.out(rearrange(y, "batch head pos d -> batch pos (head d)")))
+        return rearrange(y, "batch head pos d -> batch pos (head d)")
 
     def init_cache(self, batch: int) -> KeyValueCache:
         d_head = self.qkv.in_features // self.num_heads

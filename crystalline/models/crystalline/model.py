@@ -1,0 +1,195 @@
+"""The model: a pre-norm transformer whose attention and MLPs speak through bottlenecks."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+
+from crystalline.contract import Edits, LanguageModel, ModelOutput
+from crystalline.layers.attention import CausalSelfAttention, KeyValueCache
+from crystalline.layers.initialisation import init_weights
+from crystalline.layers.mlp import MLP
+from crystalline.layers.parts import Parts
+from crystalline.models.crystalline.sites import (
+    PLACES,
+    GroupedBottleneck,
+    Mode,
+    Selection,
+    Sites,
+    Trace,
+    builder,
+)
+
+WARMUP = (0.05, 0.2)
+"""Shares of training between which the weight of the compression loss grows from 0."""
+
+
+class CrystallineBlock(nn.Module):
+    """x + attention(norm x), then x + MLP(norm x), each through its bottleneck if it has one."""
+
+    def __init__(
+        self,
+        d_model: int,
+        num_heads: int,
+        d_mlp: int,
+        context_length: int,
+        dropout: float,
+        places: Sites,
+        bottleneck: Callable[[int, int], GroupedBottleneck],
+    ) -> None:
+        super().__init__()
+        self.attention_norm = nn.LayerNorm(d_model, bias=False)
+        self.attention = CausalSelfAttention(d_model, num_heads, context_length, dropout)
+        self.mlp_norm = nn.LayerNorm(d_model, bias=False)
+        self.feedforward = MLP(d_model, d_mlp, dropout, bias=False)
+        groups = {place: places.groups for place in PLACES} | {"attn_pre": num_heads}
+        for place in PLACES:  # site names: layers.<i>.<place>.group.<g>
+            stands = place in places.places
+            setattr(self, place, bottleneck(d_model, groups[place]) if stands else None)
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        trace: Trace,
+        name: str,
+        cache: KeyValueCache | None = None,
+    ) -> Float[Tensor, "batch pos d_model"]:
+        start = 0 if cache is None else cache.length
+        positions = torch.arange(start, start + x.shape[1], device=x.device)
+
+        def through(place: str, y: Tensor) -> Tensor:
+            site = getattr(self, place)
+            return y if site is None else site(y, trace, f"{name}.{place}", positions)
+
+        read = through("attn_pre", self.attention.mix(self.attention_norm(x), cache))
+        x = x + through("attn_post", self.attention.dropout(self.attention.out(read)))
+        x = x + through("mlp", self.feedforward(self.mlp_norm(x)))
+        return through("block", x)
+
+
+class Crystalline(LanguageModel):
+    """A transformer with bottlenecks of k codes.
+
+    `mode="crystalline"` is the bottleneck of spec section 4, with a learned temperature;
+    "codebook_features" that of Tamkin et al. 2023 (arXiv:2310.17230); "source" the seed's as
+    written, defects included (spec sections 2 and 3). Without places it is `Transformer`.
+
+    Args:
+        vocab_size: Number of token ids.
+        context_length: Longest sequence in tokens.
+        d_model: Width.
+        num_layers: Blocks.
+        num_heads: Heads a block.
+        codebook_size: K, codes of each group's book.
+        num_codes_k: k, codes a position and group.
+        sites: Where bottlenecks stand.
+        selection: How those of mode crystalline choose.
+        mode: "crystalline", "codebook_features" or "source".
+        lambda_compress: Weight of loss/compression; 0 until 5 % of training, whole from 20 % on (in
+            source mode from the start).
+        lambda_codebook: Weight of loss/codebook.
+        lambda_commit: Weight of loss/commitment.
+        temp_init: Temperature at the start.
+        temp_min: Lowest temperature.
+        d_mlp: Width of the MLP's hidden layer; 4 d_model if None.
+        dropout: On the embedding and on what attention and MLP write.
+
+    Raises:
+        ValueError: If options contradict each other.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context_length: int,
+        d_model: int,
+        num_layers: int,
+        num_heads: int,
+        codebook_size: int,
+        num_codes_k: int,
+        sites: Sites,
+        selection: Selection,
+        mode: Mode = "crystalline",
+        lambda_compress: float = 0.01,
+        lambda_codebook: float = 1.0,
+        lambda_commit: float = 0.25,
+        temp_init: float = 0.2,
+        temp_min: float = 0.02,
+        d_mlp: int | None = None,
+        dropout: float = 0.0,
+    ) -> None:
+        super().__init__(vocab_size, context_length)
+        build = builder(mode, codebook_size, num_codes_k, temp_init, temp_min, selection)
+        self.mode = mode
+        self.weights = {
+            "compression": lambda_compress,
+            "codebook": lambda_codebook,
+            "commitment": lambda_commit,
+        }
+        chosen = range(num_layers) if sites.layers is None else sites.layers
+        if any(layer not in range(num_layers) for layer in chosen):
+            raise ValueError(f"sites.layers must lie in [0, {num_layers}), got {list(chosen)}")
+        nowhere = Sites(places=())
+        self.embedding = nn.Embedding(vocab_size, d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.layers: Parts[CrystallineBlock] = Parts(
+            CrystallineBlock(
+                d_model, num_heads, d_mlp or 4 * d_model, context_length, dropout,
+                sites if layer in chosen else nowhere, build,
+            )
+            for layer in range(num_layers)
+        )  # fmt: skip
+        self.norm = nn.LayerNorm(d_model, bias=False)
+        written = [m for b in self.layers for m in (b.attention.out, b.feedforward.down)]
+        init_weights(self, residual=written, residual_std=0.02 / math.sqrt(2 * num_layers))
+
+    def forward(
+        self,
+        tokens: Int[Tensor, "batch pos"],
+        *,
+        codes: bool = False,
+        edits: Edits | None = None,
+        cache: list[KeyValueCache] | None = None,
+    ) -> ModelOutput:
+        trace = Trace(edits or {}, entropy=codes)
+        x = self.dropout(self.embedding(tokens))
+        for index, block in enumerate(self.layers):
+            x = block(x, trace, f"layers.{index}", None if cache is None else cache[index])
+        logits = F.linear(self.norm(x), self.embedding.weight)
+        chosen = {site: answer.codes for site, answer in trace.answers.items()} if codes else {}
+        return ModelOutput(logits, trace.losses(), chosen)
+
+    def init_cache(self, batch_size: int) -> Any:
+        return [block.attention.init_cache(batch_size) for block in self.layers]
+
+    def begin_round(self, progress: float) -> None:
+        super().begin_round(progress)
+        for bottleneck in self._bottlenecks().values():
+            bottleneck.temperature.begin_round(progress)
+
+    def loss_weights(self, progress: float) -> dict[str, float]:
+        if self.mode == "source":
+            return self.weights
+        start, end = WARMUP
+        grown = min(1.0, max(0.0, (progress - start) / (end - start)))
+        return self.weights | {"compression": self.weights["compression"] * grown}
+
+    def temperatures(self) -> dict[str, Tensor]:
+        return {
+            name: part.temperature.summary()
+            for name, part in self._bottlenecks().items()
+            if part.temperature.learned
+        }
+
+    def alike_parts(self) -> list[nn.Module]:
+        return list(self.layers)
+
+    def _bottlenecks(self) -> dict[str, GroupedBottleneck]:
+        parts = self.named_modules()
+        return {name: part for name, part in parts if isinstance(part, GroupedBottleneck)}

@@ -1,0 +1,87 @@
+"""The soft assignment behind a hard choice: what noise, surrogates and entropies need."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+from torch.utils.checkpoint import checkpoint
+
+_MAX_SCORES = 1 << 26  # entries of the (points x codes) matrix kept at once, 256 MiB
+
+
+class Assignment(NamedTuple):
+    """What n points do with K codes at temperature tau."""
+
+    indices: Int[Tensor, "n k"]
+    """int64; the k largest of similarity / tau + noise, largest first."""
+    surrogate: Float[Tensor, "n d"]
+    """Sum of sigma_j c_j with sigma = min(1, k softmax(similarity / tau + noise)); its gradient
+    reaches sigma, not the codes that it is summed from."""
+    entropy: Float[Tensor, " n"]
+    """Of p = softmax(similarity / tau), without noise, in nats."""
+    mean: Float[Tensor, " codebook_size"]
+    """p averaged over the points."""
+
+
+def gumbel(like: Tensor) -> Tensor:
+    """Independent Gumbel(0, 1) noise."""
+    return -torch.empty_like(like).exponential_().log()
+
+
+def assign(
+    scores: Float[Tensor, "n codebook_size"],
+    noisy: Float[Tensor, "n codebook_size"],
+    codes: Float[Tensor, "codebook_size d"],
+    k: int,
+) -> Assignment:
+    """The definition, for scores = similarity / tau, with and without noise, in memory."""
+    sigma = (k * noisy.softmax(-1)).clamp(max=1)
+    log_p = scores.log_softmax(-1)
+    p = log_p.exp()
+    return Assignment(
+        noisy.detach().topk(k, dim=-1).indices,
+        sigma @ codes.detach(),
+        -(p * log_p).sum(-1),
+        p.mean(0),
+    )
+
+
+def assign_in_chunks(
+    book: Float[Tensor, "codebook_size d"],
+    unit_codes: Float[Tensor, "codebook_size d"],
+    unit_points: Float[Tensor, "n d"],
+    temperature: Float[Tensor, "#n 1"],
+    k: int,
+    *,
+    noise: bool,
+    detached: bool,
+) -> Assignment:
+    """`assign` of similarity = unit_points @ unit_codes.T, in fp32.
+
+    With `detached`, the gradient of the surrogate leaves the points alone.
+
+    Where the matrix of scores would be large, chunks of points are computed one after the other,
+    and once more in the backward pass, so that no more than one chunk is kept.
+    """
+
+    def part(points: Tensor, temperature: Tensor) -> tuple[Tensor, ...]:
+        scores = points @ unit_codes.mT / temperature
+        noisy = points.detach() @ unit_codes.mT / temperature if detached else scores
+        return tuple(assign(scores, noisy + gumbel(noisy) if noise else noisy, book, k))
+
+    rows = max(1, _MAX_SCORES // len(book))
+    with torch.autocast(book.device.type, enabled=False):
+        if len(unit_points) <= rows:
+            return Assignment(*part(unit_points, temperature))
+        taus = temperature.expand(len(unit_points), 1).split(rows)
+        parts = [
+            checkpoint(part, points, tau, use_reentrant=False)
+            for points, tau in zip(unit_points.split(rows), taus, strict=True)
+        ]
+    indices, surrogates, entropies, means = zip(*parts, strict=True)
+    shares = [len(entropy) / len(unit_points) for entropy in entropies]
+    mean = torch.stack([share * mean for share, mean in zip(shares, means, strict=True)]).sum(0)
+    return Assignment(torch.cat(indices), torch.cat(surrogates), torch.cat(entropies), mean)

@@ -1,0 +1,185 @@
+"""The Crystalline bottleneck: a learned temperature decides how sharply codes are chosen."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+import torch
+import torch.distributed as dist
+import torch.nn.functional as F
+from jaxtyping import Float, Int
+from torch import Tensor, nn
+from torch.distributed.nn.functional import all_reduce
+
+from crystalline.contract import Codes, Edit
+from crystalline.quantizers.bottlenecks.assignment import Assignment, assign_in_chunks
+from crystalline.quantizers.bottlenecks.base import Aggregate, Bottleneck, BottleneckOutput
+from crystalline.quantizers.codebook import Update
+from crystalline.quantizers.estimators import rotation
+from crystalline.quantizers.top_k import top_k_coding
+
+Estimator = Literal["hybrid", "gumbel_ste", "input_ste", "rotation", "soft"]
+ESTIMATORS = ("hybrid", "gumbel_ste", "input_ste", "rotation", "soft")
+
+
+class CrystallineBottleneck(Bottleneck):
+    """out = gain * share * sum of the k codes with the largest cos(n, c_j) / tau + noise_j.
+
+    n is x divided by its root mean square; share is 1/k ("mean") or 1 ("sum"). The temperature
+    divides the similarity and not the noise, so it matters: selection follows Plackett-Luce with
+    weights exp(cos / tau) (spec section 4; the seed's order makes tau irrelevant, defect P1).
+    Evaluation has no noise. With sigma = min(1, k softmax(cos / tau + noise)), whose value never
+    shows, and sg a constant copy, the gradient is that of
+
+        hybrid      sum of (m_j + sigma_j - sg sigma_j) c_j, sigma made of sg n, plus n - sg n
+        gumbel_ste  the same with sigma made of n, without n - sg n
+        input_ste   sum of m_j c_j plus n - sg n: no path to tau
+        rotation    sum of m_j c_j, and to n as n is turned and scaled into the output
+        soft        sum of sigma_j c_j, in value too: no hard step (an ablation)
+
+    Losses, means over positions: `codebook` |out - sg n|^2, `commitment` |n - sg out|^2 / d, and
+    `compression` = (H(p) - usage_weight * H(mean p)) / ln K with p = softmax(cos / tau): codes sure
+    at each position, and all of them used. With usage_weight = 0 it is the seed's, whose minimum is
+    one code for everything (P7).
+
+    Args:
+        d_group: Width of what passes.
+        codebook_size: K.
+        num_codes_k: k.
+        aggregate: "mean" or "sum".
+        estimator: One of the above.
+        noise: Whether training adds Gumbel noise.
+        usage_weight: Weight of the usage term (gamma).
+        usage_floor: The usage term stops pulling when H(mean p) / ln K is above this.
+        update: Who moves the codes.
+
+    Raises:
+        ValueError: If an option is unknown.
+    """
+
+    def __init__(
+        self,
+        d_group: int,
+        codebook_size: int,
+        num_codes_k: int,
+        *,
+        aggregate: Aggregate = "mean",
+        estimator: Estimator = "hybrid",
+        noise: bool = True,
+        usage_weight: float = 1.0,
+        usage_floor: float = 1.0,
+        update: Update = "gradient",
+    ) -> None:
+        if estimator not in ESTIMATORS:
+            raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        super().__init__(
+            d_group, codebook_size, num_codes_k, aggregate=aggregate, cosine=True, update=update
+        )
+        self.estimator = estimator
+        self.noise = noise
+        self.usage_weight = usage_weight
+        self.usage_floor = usage_floor
+        self.gain = nn.Parameter(torch.ones(()))
+
+    def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
+        x = x.to(torch.promote_types(x.dtype, torch.float32))
+        return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+    def forward(  # type: ignore[override]
+        self,
+        x: Float[Tensor, "batch pos d_group"],
+        temperature: Float[Tensor, "#batch #pos"],
+        *,
+        override: Edit | None = None,
+        positions: Int[Tensor, " pos"] | None = None,
+        entropy: bool = False,
+    ) -> BottleneckOutput:
+        n = self.project(x)
+        if self.training or self.estimator == "soft":
+            assignment = self._assign(n, temperature)
+            indices = assignment.indices.view(*x.shape[:-1], -1)
+            uncertainty = assignment.entropy.detach().view(x.shape[:-1])
+        else:
+            assignment = None
+            indices, uncertainty = self._choose(n, temperature, entropy)
+        if override is not None:  # what is chosen by hand is looked up, softly chosen or not
+            indices, assignment = self.edited(indices, n, override, positions), None
+        with torch.autocast(x.device.type, enabled=False):
+            hard = self.gain * self.hard(indices)
+            out = self._estimate(n, hard, assignment)
+            losses = {}
+            if self.training and assignment is not None:
+                losses = self._losses(n, hard, assignment)
+        if self.training:
+            self.note(n.flatten(0, -2), indices.flatten(0, -2))
+        return BottleneckOutput(
+            out.to(x.dtype),
+            Codes(
+                indices, self.codebook_size, shared=True, entropy=uncertainty,
+                temperature=temperature.detach(),
+            ),
+            losses,
+        )  # fmt: skip
+
+    def _assign(self, n: Tensor, temperature: Tensor) -> Assignment:
+        points = F.normalize(n, dim=-1).flatten(0, -2)
+        tau = temperature.expand(*n.shape[:2]).flatten()[:, None]
+        if temperature.numel() == 1:
+            tau = temperature.view(1, 1)
+        book = self.codes[0]
+        unit = F.normalize(book, dim=-1)
+        return assign_in_chunks(
+            book, unit, points, tau, self.num_codes_k,
+            noise=self.noise and self.training, detached=self.estimator == "hybrid",
+        )  # fmt: skip
+
+    @torch.no_grad()
+    def _choose(
+        self, n: Tensor, temperature: Tensor, entropy: bool
+    ) -> tuple[Int[Tensor, "batch pos k"], Float[Tensor, "batch pos"] | None]:
+        scale = (1 / temperature).expand(n.shape[:2]).reshape(1, -1)
+        coding = top_k_coding(
+            n.flatten(0, -2)[None], self.codes.detach(), self.num_codes_k,
+            scale=scale, assignment=entropy,
+        )  # fmt: skip
+        found = None if coding.entropy is None else coding.entropy.view(n.shape[:2])
+        return coding.indices.view(*n.shape[:2], -1), found
+
+    def _estimate(self, n: Tensor, hard: Tensor, assignment: Assignment | None) -> Tensor:
+        if assignment is None:
+            return hard
+        soft = self.gain * self.share * assignment.surrogate.view_as(n)
+        if self.estimator == "soft":
+            return soft
+        if self.estimator == "rotation":
+            return hard + _silent(rotation(n, hard.detach()))
+        out = hard
+        if self.estimator in ("hybrid", "gumbel_ste"):
+            out = out + _silent(soft)
+        if self.estimator in ("hybrid", "input_ste"):
+            out = out + _silent(n)
+        return out
+
+    def _losses(self, n: Tensor, hard: Tensor, assignment: Assignment) -> dict[str, Tensor]:
+        error = hard - n.detach()
+        usage = torch.special.entr(_over_processes(assignment.mean)).sum()
+        scale = math.log(max(2, self.codebook_size))
+        usage = (usage / scale).clamp(max=self.usage_floor)
+        return {
+            "compression": assignment.entropy.mean() / scale - self.usage_weight * usage,
+            "codebook": error.square().sum(-1).mean(),
+            "commitment": (n - hard.detach()).square().mean(),
+        }
+
+
+def _silent(x: Tensor) -> Tensor:
+    """The gradient of x, the value 0."""
+    return x - x.detach()
+
+
+def _over_processes(mean: Tensor) -> Tensor:
+    """The mean over all processes, which hold equally many positions; differentiable."""
+    if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
+        return all_reduce(mean) / dist.get_world_size()
+    return mean
