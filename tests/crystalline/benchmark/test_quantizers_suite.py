@@ -67,7 +67,7 @@ def test_the_suite_has_small_cases_for_a_cpu_and_all_for_a_gpu():
         config = compose("benchmark", ["suite=quantizers"])
     cases = instantiate(config.suite, _convert_="all")
     on_cpu = [name for name, case in cases.items() if "cpu" in case.devices]
-    assert on_cpu == ["residual_small", "vector_small"]
+    assert on_cpu == ["residual_small", "vector_small", "top_k_small"]
     assert all("cuda" in case.devices for case in cases.values())
     sizes = {name: (case.points, case.codebook_size) for name, case in cases.items()}
     assert sizes["residual_huge_books"] == (65536, 16384)
