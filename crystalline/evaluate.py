@@ -26,7 +26,7 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     if config.split not in (*SPLITS, "all"):
         raise UserError(f"split must be one of {', '.join(SPLITS)}, all, got {config.split!r}")
     from crystalline.evaluation import data_of, name_of, score, table
-    from crystalline.files import write_atomically
+    from crystalline.files import run_folder, write_atomically
     from crystalline.generate import open_checkpoint
 
     loaded = open_checkpoint(config)
@@ -40,15 +40,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
         "data_fingerprint": data.fingerprint,
         **{f"{split}/{name}": value for split in splits for name, value in scores[split].items()},
     }
-    output = Path(config.output or _run_folder(config.checkpoint) / "evaluation.json")
+    output = Path(config.output or run_folder(config.checkpoint) / "evaluation.json")
     write_atomically(output, json.dumps(found, indent=2) + "\n")
     log.info("%s\nwritten to %s", table(scores), output)
     return found
-
-
-def _run_folder(checkpoint: str) -> Path:
-    parent = Path(checkpoint).parent
-    return parent.parent if parent.name == "checkpoints" else parent
 
 
 def main() -> None:

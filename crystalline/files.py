@@ -46,3 +46,9 @@ def _sync_folder(folder: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
+
+
+def run_folder(checkpoint: str | Path) -> Path:
+    """The run that a checkpoint belongs to: where results about it go."""
+    parent = Path(checkpoint).parent
+    return parent.parent if parent.name == "checkpoints" else parent

@@ -103,11 +103,14 @@ class CrystallineBottleneck(Bottleneck):
         else:
             assignment = None
             indices, uncertainty = self._choose(n, temperature, entropy)
-        if override is not None:  # what is chosen by hand is looked up, softly chosen or not
-            indices, assignment = self.edited(indices, n, override, positions), None
+        chosen = indices
+        if override is not None:
+            indices = self.edited(indices, n, override, positions)
         with torch.autocast(x.device.type, enabled=False):
             hard = self.gain * self.hard(indices)
             out = self._estimate(n, hard, assignment)
+            if self.estimator == "soft" and override is not None:  # 0 where nothing was edited
+                out = out + (hard - self.gain * self.hard(chosen))
             losses = {}
             if self.training and assignment is not None:
                 losses = self._losses(n, hard, assignment)

@@ -1,0 +1,154 @@
+"""Steering text by codes: how often it speaks of a topic, against base and control, at what price.
+
+The protocol of Codebook Features (Tamkin et al. 2023, arXiv:2310.17230, section 5), with intervals
+and a control: random codes that are used as often as the topic's.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from crystalline.contract import Edits, LanguageModel
+from crystalline.eval_mode import evaluating
+from crystalline.interpret.interventions import Edited
+from crystalline.interpret.sites import Code
+from crystalline.metrics.token_loss import TokenLoss
+from crystalline.sampling import sample
+
+_Z = 1.959964
+"""Two-sided 95 % point of the normal distribution."""
+_ALIKE = 10
+"""A control code is drawn from this many codes of the nearest usage."""
+
+
+@dataclass(frozen=True)
+class Mentions:
+    """How many of some texts speak of a topic."""
+
+    mentioned: int
+    texts: int
+
+    @property
+    def frequency(self) -> float:
+        return self.mentioned / self.texts
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """Wilson's 95 % interval (1927) of the frequency."""
+        n, p = self.texts, self.frequency
+        centre = p + _Z**2 / (2 * n)
+        half = _Z * math.sqrt(p * (1 - p) / n + _Z**2 / (4 * n**2))
+        scale = 1 + _Z**2 / n
+        return max(0.0, (centre - half) / scale), min(1.0, (centre + half) / scale)
+
+    def log_odds_ratio(self, base: Mentions) -> float:
+        """Of the odds here to those of `base`, in nats; half a text is added to each count."""
+        return self._log_odds() - base._log_odds()
+
+    def _log_odds(self) -> float:
+        return math.log((self.mentioned + 0.5) / (self.texts - self.mentioned + 0.5))
+
+
+def count_mentions(texts: Sequence[str], words: Sequence[str]) -> Mentions:
+    """Texts in which one of `words` stands as a whole word, in either case."""
+    pattern = re.compile(rf"\b(?:{'|'.join(re.escape(word) for word in words)})\b", re.IGNORECASE)
+    return Mentions(sum(pattern.search(text) is not None for text in texts), len(texts))
+
+
+def continuations(
+    model: LanguageModel,
+    prompts: Sequence[Sequence[int]],
+    edits: Edits,
+    *,
+    num_samples: int,
+    seed: int,
+    stop_id: int,
+    batch_size: int = 64,
+    **options: Any,
+) -> list[list[int]]:
+    """`num_samples` continuations of each prompt under standing edits, prompts left out.
+
+    Args:
+        model: Its mode is the same afterwards.
+        prompts: Token ids, at least one each.
+        edits: They act on prompt and continuation.
+        num_samples: Of each prompt.
+        seed: The same seed draws the same numbers whatever the edits are.
+        stop_id: Ends a text; left out of it.
+        batch_size: Texts at a time.
+        options: Of `crystalline.sampling.sample`.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    edited, written = Edited(model, edits), []
+    for prompt in prompts:
+        for start in range(0, num_samples, batch_size):
+            rows = torch.tensor([list(prompt)] * min(batch_size, num_samples - start))
+            drawn = list(sample(edited, rows, generator=generator, stop_id=stop_id, **options))
+            lines = torch.stack(drawn, 1).tolist() if drawn else [[] for _ in rows]
+            written += [line[: line.index(stop_id)] if stop_id in line else line for line in lines]
+    return written
+
+
+def control_codes(
+    counts: Mapping[str, Int[Tensor, "levels codebook_size"]],
+    codes: Sequence[Code],
+    random: np.random.Generator,
+) -> list[Code]:
+    """For each code another one of its book, drawn from the ten whose usage is nearest to its own.
+
+    Args:
+        counts: How often each code was chosen in some text, by site; one row for a shared book.
+        codes: Those to be controlled for; none of them is drawn, and none twice.
+        random: Draws.
+
+    Raises:
+        ValueError: If a book has no other code left.
+    """
+    taken, found = set(codes), []
+    for code in codes:
+        usage = counts[code.site][code.level].cpu().numpy()
+        distance = np.abs(np.log1p(usage) - np.log1p(usage[code.code]))
+        order = np.argsort(distance, kind="stable").tolist()
+        others = [other for index in order if (other := code._replace(code=index)) not in taken]
+        if not others:
+            raise ValueError(f"{code.site} has no code left to control for {code.code}")
+        found.append(others[random.integers(min(_ALIKE, len(others)))])
+        taken.add(found[-1])
+    return found
+
+
+def perplexity(model: LanguageModel, texts: Sequence[Sequence[int]], start: int) -> float:
+    """Perplexity a token of all texts together; NaN if they are empty.
+
+    Args:
+        model: Its mode is the same afterwards.
+        texts: Token ids; a text longer than the context is scored in pieces.
+        start: The token that stands before each text.
+    """
+    device, size = next(model.parameters()).device, model.context_length
+    loss = TokenLoss().to(device)
+    with evaluating(model):
+        for text in texts:
+            ids = torch.tensor([start, *text], device=device)
+            for begin in range(0, len(text), size):
+                piece = ids[None, begin : begin + size + 1]
+                loss.update(model(piece[:, :-1]).logits, piece[:, 1:])
+        if not loss.targets:
+            return math.nan
+        return math.exp(float(loss.compute()[0]))
+
+
+def distinct_2(texts: Sequence[str]) -> float:
+    """Different pairs of neighbouring words over all such pairs (Li et al. 2016); NaN without."""
+    pairs = [pair for text in texts for pair in pairwise(text.split())]
+    return len(set(pairs)) / len(pairs) if pairs else math.nan

@@ -1,0 +1,250 @@
+"""The modes of `crystalline.intervene`: each takes a session and gives a table and its numbers."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict
+from itertools import zip_longest
+from typing import Any, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from crystalline.contract import ModelOutput
+from crystalline.errors import UserError
+from crystalline.evaluation import count_codes, name_of
+from crystalline.generate import number
+from crystalline.interpret import steering
+from crystalline.interpret.effects import composability, jsd, specificity
+from crystalline.interpret.interventions import activations, clamp, merge, patch
+from crystalline.interpret.machine_patching import MachinePatching
+from crystalline.interpret.sites import Code, site_named
+from crystalline.intervention_session import Session
+from crystalline.metrics.intervention_effect import InterventionEffect
+from datamodules.batch import IGNORED
+from datamodules.fsm import FSMDataModule
+
+
+class Found(NamedTuple):
+    """What a mode has to say."""
+
+    table: str
+    figures: dict[str, Any]
+
+
+def activate(session: Session) -> Found:
+    """Codes put at some positions of a prompt."""
+    tokens, codes = session.prompt("prompt"), session.codes()
+    clean, at = session.run(tokens), session.positions(tokens.shape[1])
+    places = {code.site: session.places(clean, code.site, at) for code in codes}
+    edits = merge(*activations(session.sites, codes, places))
+    return _changes(session, tokens, clean, session.run(tokens, edits), at)
+
+
+def copy(session: Session) -> Found:
+    """The codes of another text, at the same tokens."""
+    tokens, source_tokens = session.prompt("prompt"), session.prompt("source")
+    at = session.positions(min(tokens.shape[1], source_tokens.shape[1]))
+    clean, source = session.run(tokens), session.run(source_tokens)
+    named = session.config.site
+    both = [name for name in clean.codes if name in source.codes]
+    names = both if named is None else [site_named(session.sites, named).name]
+    if not names:
+        raise UserError("site: no site of this model has a position in both texts")
+    edits = {}
+    for name in names:
+        to, origin = (session.places(run, name, at) for run in (clean, source))
+        to = to.masked_fill(origin < 0, -1)  # a position that the source has not finished stays
+        edits[name] = patch(session.sites[name], source.codes[name].indices, to, origin.clamp(0))
+    patched = session.run(tokens, edits)
+    effect = InterventionEffect().to(session.device)
+    effect.update(*(run.logits[:, at] for run in (patched, clean, source)))
+    value = float(effect.compute())
+    table, figures = _changes(session, tokens, clean, patched, at)
+    line = f"intervention_effect {value:.4f} (1: as after the source, 0: as before)"
+    return Found(f"{table}\n{line}", {"intervention_effect": value, **figures})
+
+
+def deactivate(session: Session) -> Found:
+    """Each code banned in turn while the validation split is read."""
+    rows = []
+    for code in session.codes():
+        found = specificity(session.model, session.windows(), session.sites[code.site], code)
+        ratios = {"kl_ratio": found.kl_ratio, "loss_ratio": found.loss_ratio}
+        rows.append({**code._asdict(), **asdict(found), **ratios})
+    legend = (
+        "at tokens where the code fired, and at the rest: mean KL(clean || ablated) and rise of "
+        "the loss, nats"
+    )
+    return Found(f"{_table(rows)}\n{legend}", {"specificity": rows})
+
+
+def hold(session: Session) -> Found:
+    """A continuation under clamped codes beside one without, drawn by the same numbers."""
+    tokens, codes = session.prompt("prompt"), session.codes()
+    edits = clamp(session.sites, codes)
+    divergence = jsd(session.run(tokens).logits, session.run(tokens, edits).logits)[0].tolist()
+    options = {**session.sampling(), "num_samples": 1}
+    decode = session.loaded.tokenizer.decode
+    base, held = (
+        decode(steering.continuations(session.model, tokens.tolist(), each, **options)[0])
+        for each in ({}, edits)
+    )
+    mean = sum(divergence) / len(divergence)
+    lines = [*_columns(base, held), f"JSD over the prompt {mean:.4f} nats (at most 0.6931)"]
+    return Found("\n".join(lines), {"base": base, "clamped": held, "jsd": divergence})
+
+
+def compose(session: Session) -> Found:
+    """Codes together against the sum of each alone."""
+    tokens, codes = session.prompt("prompt"), session.codes(least=2)
+    clean, at = session.run(tokens), session.positions(tokens.shape[1])
+    places = {code.site: session.places(clean, code.site, at) for code in codes}
+    edits = activations(session.sites, codes, places)
+    found = asdict(composability(session.model, tokens, edits, torch.tensor(at)))
+    alone = [
+        {
+            **code._asdict(),
+            "jsd": float(jsd(session.run(tokens, edit).logits, clean.logits)[:, at].mean()),
+        }
+        for code, edit in zip(codes, edits, strict=True)
+    ]
+    return Found(f"{_table(alone)}\n\n{_table([found])}", {"composability": found, "alone": alone})
+
+
+def states(session: Session) -> Found:
+    """The machine's states, and states with a digit, patched at every set of sites."""
+    if not isinstance(session.data, FSMDataModule):
+        raise UserError(
+            f"do=states: data={name_of(session.loaded, session.config)} is no machine; "
+            "name a checkpoint of data=fsm"
+        )
+    pairs = None if session.config.pairs is None else number(session.config, "pairs", int)
+    if pairs is not None and pairs < 1:
+        raise UserError(f"pairs={pairs}: give 1 or more, or null for all")
+    seed = number(session.config, "seed", int)
+    figures: dict[str, Any] = {}
+    tables = []
+    for feature, with_digit in {"state": False, "state_and_digit": True}.items():
+        protocol = MachinePatching(session.model, session.data.machine, with_digit=with_digit)
+        if not with_digit:
+            figures["first_transition"] = protocol.first_transition()
+            figures["left_out"] = protocol.left_out
+        for longest in (protocol.longest_prefix, 0):
+            found = protocol.run(pairs=pairs, longest_prefix=longest, seed=seed)
+            rows = [
+                {"sites": name, "intervention_effect": row.effect, "normalised": row.normalised}
+                | ({} if with_digit else {"success": row.success})
+                for name, row in found.items()
+            ]
+            figures[f"{feature}/prefix_{longest}"] = rows
+            tables.append(f"{feature}, prefix of at most {longest} states\n{_table(rows)}\n")
+    tables.append(f"first transition {100 * figures['first_transition']:.1f} %")
+    return Found("\n".join(tables), figures)
+
+
+def steer(session: Session) -> Found:
+    """Texts under clamped codes, without them, and under other codes of the same usage."""
+    codes, words = session.codes(), [str(word) for word in session.listed("topic")]
+    if not words:
+        raise UserError("topic: give the words to count, such as topic=[dragon,dragons]")
+    options = session.sampling()
+    baseline = session.baseline()
+    random = np.random.default_rng(options["seed"])
+    control = steering.control_codes(_usage(session, codes), codes, random)
+    prompts = session.listed("prompts") or [session.config.prompt or ""]
+    opened = [session.opened(str(text)) for text in prompts]
+    runs = {"base": {}, "steered": clamp(session.sites, codes)}
+    runs["control"] = clamp(session.sites, control)
+    rows, base = [], None
+    for name, edits in runs.items():
+        written = steering.continuations(session.model, opened, edits, **options)
+        texts = [session.loaded.tokenizer.decode(ids) for ids in written]
+        said = steering.count_mentions(texts, words)
+        base = base or said
+        low, high = said.interval
+        row = {"codes": name, "mentioned": said.mentioned, "texts": said.texts}
+        row |= {"frequency": said.frequency, "low": low, "high": high}
+        row |= {"log_odds_ratio": said.log_odds_ratio(base)}
+        row |= {"distinct_2": steering.distinct_2(texts)}
+        if baseline is not None:
+            ids = [baseline.tokenizer.encode(text) for text in texts]
+            start = baseline.tokenizer.eot_id
+            row["perplexity"] = steering.perplexity(baseline.model, ids, start)
+            row["price"] = row["perplexity"] / (rows or [row])[0]["perplexity"]
+        rows.append(row)
+    chosen = [code._asdict() for code in control]
+    return Found(_table(rows), {"steering": rows, "control_codes": chosen})
+
+
+MODES: dict[str, Callable[[Session], Found]] = {
+    "activate": activate,
+    "deactivate": deactivate,
+    "clamp": hold,
+    "patch": copy,
+    "compose": compose,
+    "steer": steer,
+    "states": states,
+}
+
+
+def _usage(session: Session, codes: Sequence[Code]) -> dict[str, Tensor]:
+    """How often each code of the codes' sites was chosen in the windows."""
+    counts: dict[str, Tensor] = {}
+    for tokens, targets in session.windows():
+        found = session.run(tokens).codes
+        for name in {code.site for code in codes} & set(found):
+            new = count_codes(found[name], targets != IGNORED)
+            counts[name] = counts.get(name, 0) + new
+    return counts
+
+
+def _changes(
+    session: Session, tokens: Tensor, clean: ModelOutput, edited: ModelOutput, at: Sequence[int]
+) -> Found:
+    """The next-token distributions from the first edited token on."""
+    divergence = jsd(clean.logits, edited.logits)[0].tolist()
+    named = session.loaded.tokenizer.token_bytes
+    likeliest = [
+        [repr(named(int(best)).decode(errors="replace"))[1:-1] for best in run.logits[0].argmax(-1)]
+        for run in (clean, edited)
+    ]
+    rows = [
+        {
+            "position": place,
+            "token": repr(named(int(token)).decode(errors="replace"))[1:-1],
+            "edited": place in at,
+            "jsd": divergence[place],
+            "likeliest": likeliest[0][place],
+            "after the edit": likeliest[1][place],
+        }
+        for place, token in enumerate(tokens[0])
+        if place >= min(at)
+    ]
+    return Found(_table(rows), {"positions": rows})
+
+
+def _columns(left: str, right: str, width: int = 44) -> list[str]:
+    """Two texts side by side."""
+    texts = {"without": left, "clamped": right}
+    columns = [[head, *textwrap.wrap(repr(text)[1:-1], width)] for head, text in texts.items()]
+    pairs = zip_longest(*columns, fillvalue="")
+    return [f"{a:<{width}}  {b}".rstrip() for a, b in pairs]
+
+
+def _table(rows: Sequence[Mapping[str, Any]]) -> str:
+    """Rows under the names of their entries."""
+    lines = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
+    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
+    return "\n".join(
+        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
+        for line in lines
+    )
+
+
+def _shown(value: Any) -> str:
+    if isinstance(value, bool):
+        return "*" if value else ""
+    return f"{value:.4f}" if isinstance(value, float) else str(value)
