@@ -152,6 +152,8 @@ def _run_job(
         (folder / ERROR_FILE).unlink(missing_ok=True)
     try:
         return task(config)
+    except BrokenPipeError:  # `run` knows what to do
+        raise
     except Exception as error:
         outcome.failures.append(error)
         line = explain(error)

@@ -33,7 +33,9 @@ def keys() -> set[str]:
     """Every dotted key of the config, with each choice that brings keys of its own."""
     register()
     found = set()
-    choices = product(("ziggurat", "transformer", "crystalline"), ("shakespeare", "fsm", "tinyshakespeare"))
+    choices = product(
+        ("ziggurat", "transformer", "crystalline"), ("shakespeare", "fsm", "tinyshakespeare")
+    )
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for model, data in choices:
             config = compose("config", [f"model={model}", f"data={data}", "paths.run_dir=x"])
