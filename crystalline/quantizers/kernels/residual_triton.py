@@ -50,6 +50,51 @@ def _exact(rest, codes, row, book, near, width: tl.constexpr, COSINE: tl.constex
 
 
 @triton.jit
+def _two_best(
+    half_rows, half_codes, lengths, at, live, unscale, level, size, width: tl.constexpr,
+    ROWS: tl.constexpr, CODES: tl.constexpr, CHUNK: tl.constexpr, STAGES: tl.constexpr,
+):  # fmt: skip
+    """Keys and places in the book of the two best codes of each row, by fp16 scores."""
+    column = tl.arange(0, CODES)
+    first = tl.full((ROWS,), _LOWEST, tl.int32)
+    second = tl.full((ROWS,), _LOWEST, tl.int32)
+    first_at = tl.zeros((ROWS,), tl.int32)
+    second_at = tl.zeros((ROWS,), tl.int32)
+    for base in range(0, size, CODES):
+        real = base + column < size
+        book = (level * size + base + column).to(tl.int64)
+        score = tl.zeros((ROWS, CODES), tl.float32)
+        for start in tl.range(0, width, CHUNK, num_stages=STAGES):
+            d = start + tl.arange(0, CHUNK)
+            a = tl.load(
+                half_rows + at[:, None] + d[None, :], live[:, None] & (d < width)[None, :], 0.0
+            )
+            b = tl.load(
+                half_codes + book[None, :] * width + d[:, None],
+                real[None, :] & (d < width)[:, None], 0.0,
+            )  # fmt: skip
+            score = tl.dot(a, b, score)
+        offset = tl.load(lengths + book, real, float("inf"))
+        key = _ordered(score * unscale[:, None] - offset[None, :], column[None, :], CODES)
+        top = tl.max(key, 1)
+        next_ = tl.max(tl.where(key == top[:, None], _LOWEST, key), 1)
+        top_at = base + CODES - 1 - (top & (CODES - 1))
+        next_at = base + CODES - 1 - (next_ & (CODES - 1))
+        ahead = (top & (0 - CODES)) > (first & (0 - CODES))
+        loser = tl.where(ahead, first, top)
+        loser_at = tl.where(ahead, first_at, top_at)
+        runner = tl.where(ahead, next_, second)
+        runner_at = tl.where(ahead, next_at, second_at)
+        first = tl.where(ahead, top, first)
+        first_at = tl.where(ahead, top_at, first_at)
+        kept = (loser & (0 - CODES)) >= (runner & (0 - CODES))
+        second = tl.where(kept, loser, runner)
+        second_at = tl.where(kept, loser_at, runner_at)
+    second_at = tl.where(second_at < size, second_at, first_at)
+    return first, second, first_at, second_at
+
+
+@triton.jit
 def _search(
     points, codes, half_codes, lengths, largest,  # in
     half_rows, quantized, keys, indices, errors,  # out; half_rows is scratch
@@ -60,7 +105,6 @@ def _search(
     rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
     live = rows < n
     at = rows * width
-    column = tl.arange(0, CODES)
     bound = tl.full((ROWS,), 1e-30, tl.float32)  # of every coordinate of what is left
     norm = tl.zeros((ROWS,), tl.float32)
     for start in range(0, width, CHUNK):
@@ -78,47 +122,14 @@ def _search(
     error = tl.zeros((ROWS,), tl.float32)
     for level in range(levels):
         tl.debug_barrier()  # other threads of this program read what was written
-        # The two best codes by fp16 scores
-        first = tl.full((ROWS,), _LOWEST, tl.int32)
-        second = tl.full((ROWS,), _LOWEST, tl.int32)
-        first_at = tl.zeros((ROWS,), tl.int32)
-        second_at = tl.zeros((ROWS,), tl.int32)
         longest = tl.load(largest + level)
         scale = 1.0 if COSINE else longest  # of this book's fp16 codes
-        unscale = bound * scale
-        for base in range(0, size, CODES):
-            real = base + column < size
-            book = (level * size + base + column).to(tl.int64)
-            score = tl.zeros((ROWS, CODES), tl.float32)
-            for start in tl.range(0, width, CHUNK, num_stages=STAGES):
-                d = start + tl.arange(0, CHUNK)
-                a = tl.load(
-                    half_rows + at[:, None] + d[None, :], live[:, None] & (d < width)[None, :], 0.0
-                )
-                b = tl.load(
-                    half_codes + book[None, :] * width + d[:, None],
-                    real[None, :] & (d < width)[:, None], 0.0,
-                )  # fmt: skip
-                score = tl.dot(a, b, score)
-            offset = tl.load(lengths + book, real, float("inf"))
-            key = _ordered(score * unscale[:, None] - offset[None, :], column[None, :], CODES)
-            top = tl.max(key, 1)
-            next_ = tl.max(tl.where(key == top[:, None], _LOWEST, key), 1)
-            top_at = base + CODES - 1 - (top & (CODES - 1))
-            next_at = base + CODES - 1 - (next_ & (CODES - 1))
-            ahead = (top & (0 - CODES)) > (first & (0 - CODES))
-            loser = tl.where(ahead, first, top)
-            loser_at = tl.where(ahead, first_at, top_at)
-            runner = tl.where(ahead, next_, second)
-            runner_at = tl.where(ahead, next_at, second_at)
-            first = tl.where(ahead, top, first)
-            first_at = tl.where(ahead, top_at, first_at)
-            kept = (loser & (0 - CODES)) >= (runner & (0 - CODES))
-            second = tl.where(kept, loser, runner)
-            second_at = tl.where(kept, loser_at, runner_at)
+        first, second, first_at, second_at = _two_best(
+            half_rows, half_codes, lengths, at, live, bound * scale, level, size, width,
+            ROWS, CODES, CHUNK, STAGES,
+        )  # fmt: skip
 
         # Exact comparison where rounding (2**-11 for each factor) could have swapped them
-        second_at = tl.where(second_at < size, second_at, first_at)
         best = _score(first, CODES)
         slack = tl.sqrt(norm) * scale / 500 + tl.abs(best) / 16_000
         near = live & (best - _score(second, CODES) <= slack) & (first_at != second_at)
