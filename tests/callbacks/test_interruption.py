@@ -33,11 +33,12 @@ def test_a_second_ctrl_c_ends_the_run_at_once(corpus, tmp_path, capfd):
         "+callbacks.first={_target_: tests.running.Stop, step: 2, signal: SIGINT}",
         "+callbacks.second={_target_: tests.running.Stop, step: 2, signal: SIGINT}",
     )
+    before = signal.getsignal(signal.SIGINT)
     run = train(corpus, tmp_path, *stop, "callbacks.checkpoint.every_n_steps=1")
     assert run.status == 130
     assert capfd.readouterr().err.splitlines()[-1] == "crystalline.run: interrupted"
     assert checkpoint.read(run.last)["global_step"] == 2
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+    assert signal.getsignal(signal.SIGINT) is before
 
 
 @pytest.mark.parametrize("interrupted", [False, True])
