@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from crystalline.errors import UserError
+from crystalline.interpret.labels import any_in_span
 from crystalline.interpret.neurons import Neuron, NeuronControl
 from crystalline.interpret.reading import Reading, SiteReading
 from crystalline.metrics.code_precision import Counts, Score, count
@@ -94,8 +95,7 @@ def first_half(reading: Reading) -> np.ndarray:
 
 def at_positions(flags: np.ndarray, site: SiteReading) -> np.ndarray:
     """Flags (P,) bool of a site's positions: whether any token that one covers has it (N,)."""
-    before = np.concatenate([[0], np.cumsum(flags)])
-    return before[site.last + 1] > before[site.first]
+    return any_in_span(flags, site.first, site.last).astype(bool)
 
 
 def book_counts(

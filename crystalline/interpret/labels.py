@@ -77,16 +77,17 @@ def site_labels(
         "next_token": np.where(known, reading.tokens[following], UNDEFINED),
     }
     if (site.last > site.first).any():
-        labels["contains_punctuation"] = _any_in_span(
+        labels["contains_punctuation"] = any_in_span(
             traits.has_punctuation[reading.tokens], site.first, site.last
         )
-        labels["sentence_boundary"] = _any_in_span(
+        labels["sentence_boundary"] = any_in_span(
             traits.ends_sentence[reading.tokens], site.first, site.last
         )
     return labels
 
 
-def _any_in_span(flags: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+def any_in_span(flags: np.ndarray, first: np.ndarray, last: np.ndarray) -> np.ndarray:
+    """Whether (1 or 0) any of the flags first..last, both included, is set."""
     counts = np.concatenate([[0], np.cumsum(flags)])
     return (counts[last + 1] > counts[first]).astype(np.int64)
 
