@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import statistics
 import textwrap
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 
 _LABEL_WIDTH = 32  # characters
 _LOG_RATIO = 20  # axes whose largest value is so many times the smallest are logarithmic
+_FAR = 1.25  # rows beyond so many times the middle row are off the scale
 
 
 def tradeoff_png(rows: Sequence[Row]) -> bytes | None:
@@ -48,13 +50,23 @@ def tradeoff_png(rows: Sequence[Row]) -> bytes | None:
 
 
 def spread_png(scores: Mapping[str, Sequence[float]], label: str) -> bytes:
-    """A line for each row of a table: a dot for each seed, a bar at their mean; as a PNG."""
+    """A line for each row of a table: a dot for each seed, a bar at their mean; as a PNG.
+
+    Rows far beyond the middle one stand at the edge with their mean in words; drawn to scale they
+    would press all others together.
+    """
     names = [_wrapped(name) for name in scores]
     lines = sum(name.count("\n") + 2 for name in names)
     figure, axes = _figure(7.0, 1.0 + 0.2 * lines)
-    for height, values in enumerate(scores.values()):
+    means = [statistics.fmean(values) for values in scores.values()]
+    limit = _FAR * statistics.median(means)
+    for height, (values, mean) in enumerate(zip(scores.values(), means, strict=True)):
+        if mean > limit > 0:
+            text = f"{mean:.3f} \N{RIGHTWARDS ARROW}"
+            axes.text(0.99, height, text, transform=axes.get_yaxis_transform(), ha="right", va="center")
+            continue
         axes.plot(values, [height] * len(values), "o", alpha=0.6)
-        axes.plot([sum(values) / len(values)], [height], "|", color="black", markersize=18)
+        axes.plot([mean], [height], "|", color="black", markersize=18)
     axes.set_yticks(range(len(names)), names)
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(label)

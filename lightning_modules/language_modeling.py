@@ -17,6 +17,7 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
+from crystalline.eval_mode import uncompiled
 from crystalline.metrics.token_loss import TokenLoss, bits_per_byte
 from lightning_modules.divergence import Divergence, TrainingDiverged, first_non_finite
 from lightning_modules.graphs import GraphedBackward
@@ -257,7 +258,9 @@ class LanguageModeling(lightning.LightningModule):
 
     def _evaluate(self, split: str, batch: Any) -> None:
         tokens, targets = batch
-        self._metric(split).update(self.model(tokens).logits, targets)
+        with uncompiled(self.model):  # short last batches would each be compiled anew
+            logits = self.model(tokens).logits
+        self._metric(split).update(logits, targets)
 
     def _finish(self, splits: tuple[str, ...]) -> dict[str, float | None]:
         results: dict[str, float | None] = {}

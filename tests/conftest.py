@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
 
@@ -12,7 +13,11 @@ from jaxtyping import install_import_hook
 
 import tests.shapes
 
-# Before anything of ours is imported.
+if importlib.util.find_spec("triton"):  # kernels are read as source, which a wrapper would hide
+    import crystalline.quantizers.kernels.residual_triton
+    import crystalline.quantizers.kernels.top_k_triton  # noqa: F401
+
+# Before anything else of ours is imported.
 install_import_hook(
     ["crystalline", "lightning_modules", "datamodules", "callbacks"],
     f"{tests.shapes.__name__}.check",

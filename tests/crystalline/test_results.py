@@ -131,4 +131,5 @@ def test_there_is_no_picture_without_a_result(sweep):
 
 def test_the_spread_over_seeds_is_a_picture():
     long_name = "ziggurat, " + ", ".join(f"model.quantizer.key_{i}={i}" for i in range(5))
+    assert spread_png({"a": [1.0], "b": [1.1], "far": [9.0]}, "test/bpb").startswith(PNG)
     assert spread_png({"a": [1.0, 2.0], long_name: [1.5]}, "test/bpb").startswith(PNG)
