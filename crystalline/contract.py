@@ -9,11 +9,15 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
+
+from crystalline.layers.cross_entropy import CrossEntropy, cross_entropy, linear_cross_entropy
 
 
 @dataclass(frozen=True)
@@ -69,14 +73,29 @@ class Codes:
 
 @dataclass(frozen=True)
 class ModelOutput:
-    """The answer of every model."""
+    """The answer of every model: what its head reads, and scores when they are asked for."""
 
-    logits: Float[Tensor, "batch pos vocab"]
-    """Next-token scores: `logits[:, t]` is about token t + 1 and depends on tokens 0..t alone."""
+    hidden: Float[Tensor, "batch pos d_model"]
+    """What the linear head reads; where there is none, the scores themselves."""
     losses: dict[str, Float[Tensor, ""]] = field(default_factory=dict)
     """Auxiliary terms, unweighted: "commitment", "codebook", ..."""
     codes: dict[str, Codes] = field(default_factory=dict)
     """By site; filled only when asked for."""
+    head: Float[Tensor, "vocab d_model"] | None = None
+    """Weights of the linear head."""
+
+    @cached_property
+    def logits(self) -> Float[Tensor, "batch pos vocab"]:
+        """Next-token scores; `logits[:, t]` is about token t + 1 and depends on 0..t alone."""
+        if self.head is None:
+            return self.hidden
+        return F.linear(self.hidden.to(self.head.dtype), self.head)
+
+    def cross_entropy(self, targets: Int[Tensor, "batch pos"]) -> CrossEntropy:
+        """How well the scores name the targets (-100: not scored); no `logits` are kept for it."""
+        if self.head is None:
+            return cross_entropy(self.hidden, targets)
+        return linear_cross_entropy(self.hidden, self.head, targets)
 
 
 class LanguageModel(nn.Module, ABC):

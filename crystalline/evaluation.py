@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -22,7 +21,7 @@ from crystalline.devices import resolve_devices
 from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
 from crystalline.metrics.codebook_usage import usage_by_site
-from crystalline.metrics.token_loss import TokenLoss, bits_per_byte
+from crystalline.metrics.token_loss import TokenLoss
 from crystalline.tokenizer import Tokenizer
 from datamodules.batch import IGNORED
 from datamodules.documents import Split
@@ -103,17 +102,11 @@ def score(loaded: Loaded, data: RoundDataModule, split: str) -> dict[str, float 
         for batch in loaders[split]():
             wanted = batch.targets.to(device)
             output = model(batch.tokens.to(device), codes=True)
-            loss.update(output.logits, wanted)
+            loss.update(output.cross_entropy(wanted), wanted)
             for site, codes in output.codes.items():
                 counts[site] = counts.get(site, 0) + count_codes(codes, wanted != IGNORED)
-    mean, targets = loss.compute()
-    nats, sizes = float(mean), data.split_bytes
-    return {
-        "loss": nats,
-        "bpb": bits_per_byte(nats, sizes[split] / int(targets) if sizes else None),
-        "perplexity": math.exp(min(nats, 80.0)),
-        **usage_by_site(counts),
-    }
+    sizes = data.split_bytes
+    return {**loss.compute().figures(sizes[split] if sizes else None), **usage_by_site(counts)}
 
 
 def count_codes(
@@ -135,6 +128,7 @@ def table(scores: Mapping[str, Mapping[str, float | None]]) -> str:
         "loss": "loss",
         "bpb": "bpb",
         "perplexity": "perplexity",
+        "accuracy": "accuracy",
         "code usage": "codebook/usage",
         "code perplexity": "codebook/perplexity",
     }

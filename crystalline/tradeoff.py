@@ -62,8 +62,13 @@ def spread_png(scores: Mapping[str, Sequence[float]], label: str) -> bytes:
     limit = _FAR * statistics.median(means)
     for height, (values, mean) in enumerate(zip(scores.values(), means, strict=True)):
         if mean > limit > 0:
-            text = f"{mean:.3f} \N{RIGHTWARDS ARROW}"
-            axes.text(0.99, height, text, transform=axes.get_yaxis_transform(), ha="right", va="center")
+            axes.annotate(
+                f"{mean:.3f} \N{RIGHTWARDS ARROW}",
+                (0.99, height),
+                xycoords=axes.get_yaxis_transform(),
+                ha="right",
+                va="center",
+            )
             continue
         axes.plot(values, [height] * len(values), "o", alpha=0.6)
         axes.plot([mean], [height], "|", color="black", markersize=18)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import math
 from collections.abc import Mapping
 from typing import Any
 
 import lightning
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
 from crystalline.eval_mode import uncompiled
-from crystalline.metrics.token_loss import TokenLoss, bits_per_byte
+from crystalline.metrics.token_loss import TokenLoss
 from lightning_modules.divergence import Divergence, TrainingDiverged, first_non_finite
 from lightning_modules.graphs import GraphedBackward
 from lightning_modules.objectives import BuildOptimizer, Objective, step
@@ -173,9 +171,7 @@ class LanguageModeling(lightning.LightningModule):
     ) -> dict[str, Tensor]:
         """Cross-entropy (nats per token), every auxiliary loss, and their weighted sum."""
         output = self.model(tokens)
-        prediction = F.cross_entropy(
-            output.logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100
-        )
+        prediction = output.cross_entropy(targets).loss
         total = prediction
         for name, value in output.losses.items():
             weight = weights[name]
@@ -259,20 +255,16 @@ class LanguageModeling(lightning.LightningModule):
     def _evaluate(self, split: str, batch: Any) -> None:
         tokens, targets = batch
         with uncompiled(self.model):  # short last batches would each be compiled anew
-            logits = self.model(tokens).logits
-        self._metric(split).update(logits, targets)
+            output = self.model(tokens)
+        self._metric(split).update(output.cross_entropy(targets), targets)
 
     def _finish(self, splits: tuple[str, ...]) -> dict[str, float | None]:
         results: dict[str, float | None] = {}
         for split in splits:
             metric = self._metric(split)
-            nats, targets = metric.compute()
-            loss = float(nats)
+            figures = metric.compute().figures(self._scored_bytes(split))
             metric.reset()
-            scored = self._scored_bytes(split)
-            results[f"{split}/loss"] = loss
-            results[f"{split}/bpb"] = bits_per_byte(loss, scored and scored / int(targets))
-            results[f"{split}/perplexity"] = math.exp(min(loss, 80.0))
+            results |= {f"{split}/{name}": value for name, value in figures.items()}
         return results
 
     def _metric(self, split: str) -> Any:

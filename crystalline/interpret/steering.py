@@ -142,10 +142,8 @@ def perplexity(model: LanguageModel, texts: Sequence[Sequence[int]], start: int)
             ids = torch.tensor([start, *text], device=device)
             for begin in range(0, len(text), size):
                 piece = ids[None, begin : begin + size + 1]
-                loss.update(model(piece[:, :-1]).logits, piece[:, 1:])
-        if not loss.targets:
-            return math.nan
-        return math.exp(float(loss.compute()[0]))
+                loss.update(model(piece[:, :-1]).cross_entropy(piece[:, 1:]), piece[:, 1:])
+        return math.exp(loss.compute().nats) if loss.targets else math.nan
 
 
 def distinct_2(texts: Sequence[str]) -> float:

@@ -23,7 +23,7 @@ class CrossEntropy(NamedTuple):
     nats: Float[Tensor, "*axes"]
     """Of each target; 0 where it is ignored."""
     correct: Bool[Tensor, "*axes"]
-    """Whether the best score is the target's; False where it is ignored."""
+    """Whether no score is above the target's; False where it is ignored."""
 
 
 def cross_entropy(
@@ -35,7 +35,8 @@ def cross_entropy(
         logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(targets)
     scored = targets != IGNORED
-    correct = (logits.detach().argmax(-1) == targets) & scored
+    at_target = logits.gather(-1, targets.where(scored, 0)[..., None])[..., 0]
+    correct = (at_target >= logits.amax(-1)) & scored
     return CrossEntropy(nats.sum() / scored.sum(), nats.detach(), correct)
 
 
@@ -71,8 +72,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
             dtype = torch.get_autocast_dtype(device)
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
         scored = targets != IGNORED
-        share = 1 / scored.sum()
         nats = torch.zeros(len(targets), device=hidden.device, dtype=_wide(dtype))
+        share = (1 / scored.sum()).to(nats.dtype)
         correct = torch.zeros_like(scored)
         to_hidden = torch.empty_like(hidden) if wants_hidden else None
         to_weight = torch.zeros_like(weight) if wants_weight else None
@@ -84,14 +85,16 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 inputs, wanted, live = hidden[part].to(dtype), targets[part], scored[part]
                 wanted = wanted.where(live, 0)[:, None]
                 scores = (inputs @ head.T).to(nats.dtype)
-                total = scores.logsumexp(-1, keepdim=True)
-                nats[part] = (total - scores.gather(-1, wanted))[:, 0] * live
-                correct[part] = (scores.argmax(-1, keepdim=True) == wanted)[:, 0] & live
+                at_target = scores.gather(-1, wanted)
+                best = scores.amax(-1, keepdim=True)
+                correct[part] = (at_target >= best)[:, 0] & live
+                total = scores.sub_(best).exp_().sum(-1, keepdim=True)  # of exp(score - best)
+                nats[part] = (best + total.log() - at_target)[:, 0] * live
                 if to_hidden is None and to_weight is None:
                     continue
-                pull = scores.sub_(total).exp_()
-                pull.scatter_add_(-1, wanted, torch.full_like(total, -1.0))
-                pull = (pull * (live[:, None] * share)).to(dtype)
+                weighted = live[:, None] * share
+                pull = scores.mul_(weighted / total).scatter_add_(-1, wanted, -weighted)
+                pull = pull.to(dtype)
                 if to_hidden is not None:
                     to_hidden[part] = pull @ head
                 if to_weight is not None:

@@ -1,43 +1,65 @@
-"""Cross-entropy, bits per byte and perplexity over a whole split."""
+"""Cross-entropy, accuracy and bits per byte over a whole split."""
 
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 import torch
-import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Int
 from torch import Tensor
 from torchmetrics import Metric
 
+from crystalline.layers.cross_entropy import IGNORED, CrossEntropy
+
+
+class SplitScore(NamedTuple):
+    """What is known of a split; means are NaN without a target."""
+
+    nats: float
+    """Per target."""
+    accuracy: float
+    """Share of targets that have the best score."""
+    targets: int
+
+    def figures(self, bytes_scored: int | None) -> dict[str, float | None]:
+        """Loss, bits per byte, perplexity and accuracy; no bits per byte where bytes are None."""
+        return {
+            "loss": self.nats,
+            "bpb": bits_per_byte(self.nats, bytes_scored and bytes_scored / self.targets),
+            "perplexity": math.exp(min(self.nats, 80.0)),
+            "accuracy": self.accuracy,
+        }
+
 
 class TokenLoss(Metric):
-    """Mean nats per target, every target counted once; sums are exact over batches and ranks.
+    """Means over targets, every target counted once; sums are exact over batches and ranks.
 
-    Targets of -100 are ignored. Sums are kept in float64.
+    Targets of -100 are ignored. Nats are summed in float64.
     """
 
     full_state_update = False
     nats: Tensor
+    correct: Tensor
     targets: Tensor
 
     def __init__(self) -> None:
         super().__init__()
         self.add_state("nats", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("correct", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
         self.add_state("targets", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
-    def update(
-        self, logits: Float[Tensor, "batch pos vocab"], targets: Int[Tensor, "batch pos"]
-    ) -> None:
-        nats = F.cross_entropy(
-            logits.flatten(0, 1).float(), targets.flatten(), ignore_index=-100, reduction="sum"
-        )
-        self.nats += nats.double()
-        self.targets += (targets != -100).sum()
+    def update(self, found: CrossEntropy, targets: Int[Tensor, "batch pos"]) -> None:
+        self.nats += found.nats.double().sum()
+        self.correct += found.correct.sum()
+        self.targets += (targets != IGNORED).sum()
 
-    def compute(self) -> tuple[Tensor, Tensor]:
-        """Nats per target (NaN before the first one) and the number of targets, over all ranks."""
-        return self.nats / self.targets, self.targets
+    def compute(self) -> SplitScore:
+        """Over all ranks."""
+        count = int(self.targets)
+        return SplitScore(
+            float(self.nats / self.targets), float(self.correct / self.targets), count
+        )
 
 
 def bits_per_byte(nats_per_target: float, bytes_per_target: float | None) -> float | None:

@@ -8,7 +8,6 @@ from __future__ import annotations
 import math
 from typing import Any
 
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -84,7 +83,7 @@ class Transformer(LanguageModel):
         x: Float[Tensor, "batch pos d_model"] = self.dropout(self.embedding(tokens))
         for index, block in enumerate(self.blocks):
             x = block(x, None if cache is None else cache[index])
-        return ModelOutput(logits=F.linear(self.norm(x), self.embedding.weight))
+        return ModelOutput(self.norm(x), head=self.embedding.weight)
 
     def alike_parts(self) -> list[nn.Module]:
         return list(self.blocks)

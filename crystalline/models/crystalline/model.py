@@ -7,7 +7,6 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -161,9 +160,8 @@ class Crystalline(LanguageModel):
         x = self.dropout(self.embedding(tokens))
         for index, block in enumerate(self.layers):
             x = block(x, trace, f"layers.{index}", None if cache is None else cache[index])
-        logits = F.linear(self.norm(x), self.embedding.weight)
         chosen = {site: answer.codes for site, answer in trace.answers.items()} if codes else {}
-        return ModelOutput(logits, trace.losses(), chosen)
+        return ModelOutput(self.norm(x), trace.losses(), chosen, self.embedding.weight)
 
     def init_cache(self, batch_size: int) -> Any:
         return [block.attention.init_cache(batch_size) for block in self.layers]

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -206,9 +205,9 @@ class Ziggurat(LanguageModel):
             h = self._feed_back(h, tops, trace, cache)
         if cache is not None:
             cache.position += tokens.shape[1]
-        logits = F.linear(self.norm(h), self.embedding.weight)
         losses = self._losses(tokens, tops, trace) if self.training else {}
-        return ModelOutput(logits, losses, self._codes(trace) if codes else {})
+        found = self._codes(trace) if codes else {}
+        return ModelOutput(self.norm(h), losses, found, self.embedding.weight)
 
     def _run_stage(
         self, stage: int, x: Tensor, trace: Trace, cache: ZigguratCache | None
