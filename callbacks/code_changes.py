@@ -25,4 +25,4 @@ def forget_momentum(
     for optimizer in optimizers:
         for value in optimizer.state.get(codes, {}).values():
             if isinstance(value, Tensor) and value.shape == codes.shape:
-                value[moved] = 0
+                value.masked_fill_(moved[..., None], 0)

@@ -52,6 +52,9 @@ class DeadCodeReset(lightning.Callback):
         books = {s: b for s, b in pl_module.model.codebooks().items() if b.maintained}
         if not books:
             return
+        if not torch.cat([b.has_dead_codes(self.idle_positions) for b in books.values()]).any():
+            pl_module.record({"codebook/revived": 0})
+            return
         revived = {site: torch.zeros_like(b.idle, dtype=torch.bool) for site, b in books.items()}
         if trainer.is_global_zero:
             generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
@@ -73,4 +76,5 @@ class DeadCodeReset(lightning.Callback):
                 dist.broadcast(flags, src=0)
                 revived[site] = flags.bool()
             forget_momentum(trainer.optimizers, book.codes, revived[site])
-        pl_module.record({"codebook/revived": sum(int(r.sum()) for r in revived.values())})
+        count = torch.stack([flags.sum() for flags in revived.values()]).sum()
+        pl_module.record({"codebook/revived": int(count)})

@@ -79,7 +79,9 @@ class Session:
 
     def run(self, tokens: Tensor, edits: Edits | None = None) -> ModelOutput:
         with evaluating(self.model):
-            return self.model(tokens, codes=True, edits=edits)
+            output = self.model(tokens, codes=True, edits=edits)
+            _ = output.logits  # formed here, where nothing has a gradient
+            return output
 
     def positions(self, length: int) -> list[int]:
         """The key's tokens.

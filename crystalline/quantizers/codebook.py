@@ -198,19 +198,26 @@ class Codebook(nn.Module, ABC):
         """
         revived = torch.zeros_like(self.idle, dtype=torch.bool)
         limit = max(1, int(max_fraction * self.codebook_size))
+        left = self.has_dead_codes(idle_positions).tolist()
         for level, points in self.residuals(x):
-            idle = self.idle[level]
-            oldest = idle.argsort(descending=True, stable=True)[:limit]
-            dead = oldest[idle[oldest] >= idle_positions][: len(points)]
-            if len(dead) == 0:
-                continue
-            error = points - self.codes[level][self.select(level, points)]
-            chance = error.square().sum(-1).double().cpu() + 1e-12
-            rows = torch.multinomial(chance, len(dead), generator=generator)
-            self._set_codes(level, dead, points[rows.to(points.device)])
-            self.idle[level, dead] = 0
-            revived[level, dead] = True
+            if left[level]:
+                idle = self.idle[level]
+                oldest = idle.argsort(descending=True, stable=True)[:limit]
+                dead = oldest[idle[oldest] >= idle_positions][: len(points)]
+                error = (points - self.codes[level][self.select(level, points)]).square().sum(-1)
+                # The largest of error / exponential noise: drawn by error, without replacement.
+                noise = torch.empty(len(points)).exponential_(generator=generator).to(error)
+                rows = (error / noise).topk(len(dead)).indices
+                self._set_codes(level, dead, points[rows])
+                self.idle[level, dead] = 0
+                revived[level, dead] = True
+            if not any(left[level + 1 :]):
+                break
         return revived
+
+    def has_dead_codes(self, idle_positions: int) -> Bool[Tensor, " levels"]:
+        """Whether some code of each level has gone unchosen for so many positions."""
+        return (self.idle >= idle_positions).any(-1)
 
     def _set_codes(self, level: int, which: Tensor | slice, values: Tensor) -> None:
         self.codes[level, which] = values

@@ -23,7 +23,9 @@ from crystalline.models.crystalline.sites import (
     Sites,
     Trace,
     builder,
+    mean_losses,
 )
+from crystalline.quantizers.bottlenecks import BottleneckOutput
 
 WARMUP = (0.05, 0.2)
 """Shares of training between which the weight of the compression loss grows from 0."""
@@ -40,7 +42,7 @@ class CrystallineBlock(nn.Module):
         context_length: int,
         dropout: float,
         places: Sites,
-        bottleneck: Callable[[int, int], GroupedBottleneck],
+        bottleneck: Callable[[int, int, float], GroupedBottleneck],
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model, bias=False)
@@ -49,14 +51,14 @@ class CrystallineBlock(nn.Module):
         self.feedforward = MLP(d_model, d_mlp, dropout, bias=False)
         groups = {place: places.groups for place in PLACES} | {"attn_pre": num_heads}
         for place in PLACES:  # site names: layers.<i>.<place>.group.<g>
+            gain = 1.0 if place == "attn_pre" else places.output_rms
             stands = place in places.places
-            setattr(self, place, bottleneck(d_model, groups[place]) if stands else None)
+            setattr(self, place, bottleneck(d_model, groups[place], gain) if stands else None)
 
     def forward(
         self,
         x: Float[Tensor, "batch pos d_model"],
         trace: Trace,
-        name: str,
         cache: KeyValueCache | None = None,
     ) -> Float[Tensor, "batch pos d_model"]:
         start = 0 if cache is None else cache.length
@@ -64,7 +66,7 @@ class CrystallineBlock(nn.Module):
 
         def through(place: str, y: Tensor) -> Tensor:
             site = getattr(self, place)
-            return y if site is None else site(y, trace, f"{name}.{place}", positions)
+            return y if site is None else site(y, trace, place, positions)
 
         read = through("attn_pre", self.attention.mix(self.attention_norm(x), cache))
         x = x + through("attn_post", self.attention.dropout(self.attention.out(read)))
@@ -118,8 +120,8 @@ class Crystalline(LanguageModel):
         lambda_compress: float = 0.01,
         lambda_codebook: float = 1.0,
         lambda_commit: float = 0.25,
-        temp_init: float = 0.2,
-        temp_min: float = 0.02,
+        temp_init: float = 0.05,
+        temp_min: float = 0.005,
         d_mlp: int | None = None,
         dropout: float = 0.0,
     ) -> None:
@@ -156,12 +158,16 @@ class Crystalline(LanguageModel):
         edits: Edits | None = None,
         cache: list[KeyValueCache] | None = None,
     ) -> ModelOutput:
-        trace = Trace(edits or {}, entropy=codes)
+        answers: dict[str, BottleneckOutput] = {}
         x = self.dropout(self.embedding(tokens))
         for index, block in enumerate(self.layers):
-            x = block(x, trace, f"layers.{index}", None if cache is None else cache[index])
-        chosen = {site: answer.codes for site, answer in trace.answers.items()} if codes else {}
-        return ModelOutput(self.norm(x), trace.losses(), chosen, self.embedding.weight)
+            name = f"layers.{index}"
+            trace = Trace.of(name, edits, entropy=codes)
+            x = block(x, trace, None if cache is None else cache[index])
+            answers |= {f"{name}.{site}": answer for site, answer in trace.answers.items()}
+        losses = mean_losses(answers.values())
+        chosen = {site: answer.codes for site, answer in answers.items()} if codes else {}
+        return ModelOutput(self.norm(x), losses, chosen, self.embedding.weight)
 
     def init_cache(self, batch_size: int) -> Any:
         return [block.attention.init_cache(batch_size) for block in self.layers]

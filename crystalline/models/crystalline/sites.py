@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -44,6 +44,10 @@ class Sites:
     """Into which attn_post, mlp and block are cut; attn_pre has a group for each head."""
     layers: Sequence[int] | None = None
     """Layers that have bottlenecks; None for all."""
+    output_rms: float = 0.02
+    """Root mean square of what attn_post, mlp and block write at the start, about as without a
+    bottleneck: vectors as long as normalised ones would drown the embedding. attn_pre, which a map
+    follows, starts at 1."""
 
     def __post_init__(self) -> None:
         unknown = [place for place in self.places if place not in PLACES]
@@ -67,23 +71,38 @@ class Selection:
 
 @dataclass
 class Trace:
-    """What the sites of one forward pass are asked and have answered."""
+    """What the sites of one block are asked in a forward pass and have answered.
+
+    Names are those within the block, so that code compiled for one block serves all.
+    """
 
     edits: Edits
     entropy: bool
     answers: dict[str, BottleneckOutput] = field(default_factory=dict)
 
-    def losses(self) -> dict[str, Tensor]:
-        """Every auxiliary loss, averaged over the sites."""
-        found: dict[str, list[Tensor]] = {}
-        for answer in self.answers.values():
-            for name, value in answer.losses.items():
-                found.setdefault(name, []).append(value)
-        return {name: torch.stack(values).mean() for name, values in found.items()}
+    @classmethod
+    def of(cls, block: str, edits: Edits | None, entropy: bool) -> Trace:
+        """With the edits of the sites below `block`."""
+        start = f"{block}."
+        own = {
+            site.removeprefix(start): edit
+            for site, edit in (edits or {}).items()
+            if site.startswith(start)
+        }
+        return cls(own, entropy)
+
+
+def mean_losses(answers: Iterable[BottleneckOutput]) -> dict[str, Tensor]:
+    """Every auxiliary loss, averaged over the sites."""
+    found: dict[str, list[Tensor]] = {}
+    for answer in answers:
+        for name, value in answer.losses.items():
+            found.setdefault(name, []).append(value)
+    return {name: torch.stack(values).mean() for name, values in found.items()}
 
 
 class GroupedBottleneck(nn.Module):
-    """A bottleneck for each of G equal parts of a vector, and their temperature."""
+    """A bottleneck for each of G equal parts of a vector, their temperature and their gains."""
 
     def __init__(
         self,
@@ -91,6 +110,7 @@ class GroupedBottleneck(nn.Module):
         num_groups: int,
         build: Callable[[int], Bottleneck],
         build_temperature: Callable[[int, int], nn.Module],
+        gain: float | None,
     ) -> None:
         super().__init__()
         if d_model % num_groups:
@@ -98,6 +118,7 @@ class GroupedBottleneck(nn.Module):
         width = d_model // num_groups
         self.group: Parts[Bottleneck] = Parts(build(width) for _ in range(num_groups))
         self.temperature: Any = build_temperature(num_groups, width)
+        self.gain = None if gain is None else nn.Parameter(torch.full((num_groups,), gain))
 
     def forward(
         self,
@@ -106,7 +127,7 @@ class GroupedBottleneck(nn.Module):
         name: str,
         positions: Int[Tensor, " pos"],
     ) -> Float[Tensor, "batch pos d_model"]:
-        """The parts' codes side by side; answers go to the trace as `<name>.group.<g>`."""
+        """The parts' codes times their gains; answers go to the trace as `<name>.group.<g>`."""
         parts = x.unflatten(-1, (len(self.group), -1))
         temperature = self.temperature(parts)
         out = []
@@ -118,7 +139,10 @@ class GroupedBottleneck(nn.Module):
             )  # fmt: skip
             trace.answers[site] = answer
             out.append(answer.quantized)
-        return torch.cat(out, -1)
+        written = torch.stack(out, -2)
+        if self.gain is not None:
+            written = written * self.gain[:, None].to(written.dtype)
+        return written.flatten(-2)
 
 
 def builder(
@@ -128,8 +152,8 @@ def builder(
     temp_init: float,
     temp_min: float,
     selection: Selection,
-) -> Callable[[int, int], GroupedBottleneck]:
-    """Builds the bottlenecks of a mode from (d_model, num_groups).
+) -> Callable[[int, int, float], GroupedBottleneck]:
+    """Builds the bottlenecks of a mode from (d_model, num_groups, gain at the start).
 
     Raises:
         ValueError: If the mode is unknown, or a temperature is to be learned without a gradient.
@@ -175,6 +199,7 @@ def builder(
     if mode not in kinds:
         raise ValueError(f"model.mode must be one of {', '.join(kinds)}, got {mode!r}")
     build, build_temperature = kinds[mode]
-    return lambda d_model, num_groups: GroupedBottleneck(
-        d_model, num_groups, build, build_temperature
-    )
+    return lambda d_model, num_groups, gain: GroupedBottleneck(
+        d_model, num_groups, build, build_temperature,
+        None if mode == "source" else gain,  # which has one of its own
+    )  # fmt: skip

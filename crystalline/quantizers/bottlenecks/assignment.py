@@ -31,6 +31,13 @@ def gumbel(like: Tensor) -> Tensor:
     return -torch.empty_like(like).exponential_().log()
 
 
+def largest(scores: Float[Tensor, "n codebook_size"], k: int) -> Int[Tensor, "n k"]:
+    """Columns of the k largest entries of each row, largest first."""
+    if k == 1:  # a single pass; topk sorts
+        return scores.argmax(-1, keepdim=True)
+    return scores.topk(k, dim=-1).indices
+
+
 def assign(
     scores: Float[Tensor, "n codebook_size"],
     noisy: Float[Tensor, "n codebook_size"],
@@ -42,7 +49,7 @@ def assign(
     log_p = scores.log_softmax(-1)
     p = log_p.exp()
     return Assignment(
-        noisy.detach().topk(k, dim=-1).indices,
+        largest(noisy.detach(), k),
         sigma @ codes.detach(),
         -(p * log_p).sum(-1),
         p.mean(0),

@@ -9,7 +9,7 @@ import torch
 import torch.distributed as dist
 import torch.nn.functional as F
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
 from crystalline.contract import Codes, Edit
@@ -24,7 +24,7 @@ ESTIMATORS = ("hybrid", "gumbel_ste", "input_ste", "rotation", "soft")
 
 
 class CrystallineBottleneck(Bottleneck):
-    """out = gain * share * sum of the k codes with the largest cos(n, c_j) / tau + noise_j.
+    """out = share * sum of the k codes with the largest cos(n, c_j) / tau + noise_j.
 
     n is x divided by its root mean square; share is 1/k ("mean") or 1 ("sum"). The temperature
     divides the similarity and not the noise, so it matters: selection follows Plackett-Luce with
@@ -80,7 +80,6 @@ class CrystallineBottleneck(Bottleneck):
         self.noise = noise
         self.usage_weight = usage_weight
         self.usage_floor = usage_floor
-        self.gain = nn.Parameter(torch.ones(()))
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         x = x.to(torch.promote_types(x.dtype, torch.float32))
@@ -107,10 +106,10 @@ class CrystallineBottleneck(Bottleneck):
         if override is not None:
             indices = self.edited(indices, n, override, positions)
         with torch.autocast(x.device.type, enabled=False):
-            hard = self.gain * self.hard(indices)
+            hard = self.hard(indices)
             out = self._estimate(n, hard, assignment)
             if self.estimator == "soft" and override is not None:  # 0 where nothing was edited
-                out = out + (hard - self.gain * self.hard(chosen))
+                out = out + (hard - self.hard(chosen))
             losses = {}
             if self.training and assignment is not None:
                 losses = self._losses(n, hard, assignment)
@@ -152,7 +151,7 @@ class CrystallineBottleneck(Bottleneck):
     def _estimate(self, n: Tensor, hard: Tensor, assignment: Assignment | None) -> Tensor:
         if assignment is None:
             return hard
-        soft = self.gain * self.share * assignment.surrogate.view_as(n)
+        soft = self.share * assignment.surrogate.view_as(n)
         if self.estimator == "soft":
             return soft
         if self.estimator == "rotation":
@@ -166,7 +165,9 @@ class CrystallineBottleneck(Bottleneck):
 
     def _losses(self, n: Tensor, hard: Tensor, assignment: Assignment) -> dict[str, Tensor]:
         error = hard - n.detach()
-        usage = torch.special.entr(_over_processes(assignment.mean)).sum()
+        mean = _over_processes(assignment.mean)
+        # A share that has underflowed to 0 has an infinite slope.
+        usage = torch.special.entr(mean.clamp(min=torch.finfo(mean.dtype).tiny)).sum()
         scale = math.log(max(2, self.codebook_size))
         usage = (usage / scale).clamp(max=self.usage_floor)
         return {
