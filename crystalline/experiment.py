@@ -18,7 +18,6 @@ from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
-from callbacks.codebook_usage import CodebookUsage
 from callbacks.interruption import GracefulStop
 from callbacks.throughput import Throughput, peak_memory_mib
 from crystalline import checkpoint
@@ -210,13 +209,14 @@ class Experiment:
         self.trainer.test(self.module, dataloaders=loaders, verbose=False)
 
     def _summary(self) -> dict[str, Any]:
-        keeper, usage = _find(self.callbacks, Checkpoint), _find(self.callbacks, CodebookUsage)
+        keeper = _find(self.callbacks, Checkpoint)
+        noted = [getattr(callback, "figures", {}) for callback in self.callbacks]
         speed = _find(self.callbacks, Throughput)
         step = self.module.steps_done
         device = self.trainer.strategy.root_device  # the module itself is back on the CPU
         return {
             **self.module.results,
-            **(usage.figures if usage else {}),
+            **{name: value for figures in noted for name, value in figures.items()},
             **self.model.count_parameters(),
             "steps": step,
             "best_step": keeper.best_step if keeper else None,

@@ -19,6 +19,8 @@ from crystalline.results import DEAD, markdown_table, number, score, shown
 from crystalline.tradeoff import spread_png
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
+STUDY = "study/"
+"""Figures of a summary that become columns of their own."""
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"=,]+/)+")
 
 Summary = dict[str, Any]
@@ -135,6 +137,8 @@ def table(summaries: Sequence[Summary]) -> str:
 def _one_table(summaries: Sequence[Summary]) -> str:
     unit = score(summaries)
     header = ["row", "runs", f"val/{unit}", f"test/{unit}", "dead codes", "worst site"]
+    studied = list(dict.fromkeys(key for s in summaries for key in s if key.startswith(STUDY)))
+    header += [key.removeprefix(STUDY) for key in studied]
     header += ["tokens seen", "tokens/s", "parameters", "without codebooks"]
     body = []
     for name in _names(summaries):
@@ -144,6 +148,7 @@ def _one_table(summaries: Sequence[Summary]) -> str:
         cells += [spread(_values(runs, f"{split}/{unit}")) for split in ("val", "test")]
         cells += [shown(DEAD, _mean(_values(runs, DEAD)))]
         cells += [shown(DEAD, max(worst, default=None))]
+        cells += [spread(_values(runs, key)) for key in studied]
         for key in ("tokens_seen", "tokens_per_second", "parameters"):
             cells.append(shown(key, _mean(_values(runs, key))))
         without = _mean(_values(runs, "parameters_without_codebooks"))

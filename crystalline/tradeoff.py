@@ -1,4 +1,4 @@
-"""Pictures of results: what a sweep trades, and the spread over seeds."""
+"""Pictures of results: what a sweep trades, the spread over seeds, curves of training."""
 
 from __future__ import annotations
 
@@ -76,6 +76,24 @@ def spread_png(scores: Mapping[str, Sequence[float]], label: str) -> bytes:
     axes.set_ylim(len(names) - 0.5, -0.5)
     axes.set_xlabel(label)
     axes.grid(axis="x", alpha=0.3)
+    return _png(figure)
+
+
+Curve = Sequence[tuple[float, float]]
+
+
+def curves_png(curves: Mapping[str, Sequence[Curve]], horizontal: str, vertical: str) -> bytes:
+    """A colour for each name, a line for each of its curves of (x, y); as a PNG."""
+    figure, axes = _figure(6.0, 4.0)
+    for number, (name, lines) in enumerate(curves.items()):
+        for index, line in enumerate(lines):
+            label = name if index == 0 else None
+            axes.plot(*zip(*line, strict=True), color=f"C{number}", label=label)
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel(vertical)
+    axes.set_ylim(bottom=0)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")
     return _png(figure)
 
 

@@ -40,8 +40,9 @@ def keys() -> set[str]:
         for model, data in choices:
             config = compose("config", [f"model={model}", f"data={data}", "paths.run_dir=x"])
             found |= _dotted(OmegaConf.to_container(config), "")
-        pretrained = compose("config", ["tokenizer@data.tokenizer=pretrained", "paths.run_dir=x"])
-        found |= _dotted(OmegaConf.to_container(pretrained), "")
+        for other in (["tokenizer@data.tokenizer=pretrained"], ["data=fsm", "callbacks=states"]):
+            config = compose("config", [*other, "paths.run_dir=x"])
+            found |= _dotted(OmegaConf.to_container(config), "")
     return found
 
 

@@ -23,7 +23,8 @@ class CrossEntropy(NamedTuple):
     nats: Float[Tensor, "*axes"]
     """Of each target; 0 where it is ignored."""
     correct: Bool[Tensor, "*axes"]
-    """Whether no score is above the target's; False where it is ignored."""
+    """Whether the best score is the target's (of equal ones, the one that `max` names: counting all
+    would flatter scores of low precision); False where it is ignored."""
 
 
 def cross_entropy(
@@ -35,8 +36,7 @@ def cross_entropy(
         logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(targets)
     scored = targets != IGNORED
-    at_target = logits.gather(-1, targets.where(scored, 0)[..., None])[..., 0]
-    correct = (at_target >= logits.amax(-1)) & scored
+    correct = (logits.detach().max(-1).indices == targets) & scored
     return CrossEntropy(nats.sum() / scored.sum(), nats.detach(), correct)
 
 
@@ -86,8 +86,8 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 wanted = wanted.where(live, 0)[:, None]
                 scores = (inputs @ head.T).to(nats.dtype)
                 at_target = scores.gather(-1, wanted)
-                best = scores.amax(-1, keepdim=True)
-                correct[part] = (at_target >= best)[:, 0] & live
+                best, first = scores.max(-1, keepdim=True)
+                correct[part] = (first == wanted)[:, 0] & live
                 total = scores.sub_(best).exp_().sum(-1, keepdim=True)  # of exp(score - best)
                 nats[part] = (best + total.log() - at_target)[:, 0] * live
                 if to_hidden is None and to_weight is None:

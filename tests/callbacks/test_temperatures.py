@@ -23,8 +23,10 @@ def test_every_site_and_the_mean_of_every_layer_is_logged(corpus, tmp_path, monk
         "temperature/layer_0": 1.0,
         "temperature/layer_2": 3.0,
     }
+    assert (run.folder / "temperatures.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_model_without_temperatures_logs_none(corpus, tmp_path):
     run = train(corpus, tmp_path, model="transformer")
     assert not any(name.startswith("temperature/") for name in run.rows[0])
+    assert not (run.folder / "temperatures.png").exists()

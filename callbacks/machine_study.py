@@ -1,0 +1,58 @@
+"""What the codes of a model of the state machine stand for and cause, measured when it is done."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from lightning import Callback, LightningModule, Trainer
+
+from callbacks.run_folder import save_artifact
+from callbacks.undisturbed import undisturbed
+from crystalline.errors import UserError
+from crystalline.interpret.machine_study import study
+from datamodules.fsm import FSMDataModule
+
+
+class MachineStudy(Callback):
+    """After the test, on the weights that were tested: `states.json`, and `study/...` figures.
+
+    Args:
+        sequences: Validation sequences whose codes are read.
+        samples: Sequences that the model writes.
+        pairs: Pairs of states whose codes are exchanged.
+        seed: Of samples and pairs.
+
+    Raises:
+        UserError: If a number is below 1, or the data is no machine.
+    """
+
+    def __init__(self, sequences: int, samples: int, pairs: int, seed: int) -> None:
+        for name, value in (("sequences", sequences), ("samples", samples), ("pairs", pairs)):
+            if value < 1:
+                raise UserError(f"callbacks.machine_study.{name}={value}: give 1 or more")
+        self.sequences, self.samples, self.pairs, self.seed = sequences, samples, pairs, seed
+        self.figures: dict[str, float] = {}
+        """Of the summary."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        if not isinstance(trainer.datamodule, FSMDataModule):  # type: ignore[attr-defined]
+            raise UserError("callbacks.machine_study: only data=fsm has states; leave it out")
+
+    def on_test_end(self, trainer: Trainer, pl_module: Any) -> None:
+        if not trainer.is_global_zero:
+            return
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        walks = data.eval_walks("val")
+        with undisturbed(pl_module):
+            found = study(
+                pl_module.model,
+                data.machine,
+                walks.tokens[: self.sequences],
+                walks.states[: self.sequences],
+                samples=self.samples,
+                pairs=self.pairs,
+                seed=self.seed,
+            )
+        self.figures = {f"study/{name}": value for name, value in found.figures.items()}
+        save_artifact(trainer, "states.json", json.dumps(found.report, indent=1))

@@ -1,0 +1,121 @@
+"""All that is measured of a model of the state machine, in one go (spec 8.3, 9 and 10, E2)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Int
+from torch import Tensor
+
+from crystalline.contract import LanguageModel
+from crystalline.interpret import state_codes
+from crystalline.interpret.machine_patching import MachinePatching, Patched
+from crystalline.interpret.neurons import NeuronControl
+from crystalline.interpret.reading import read, read_inputs
+from crystalline.sampling import sample
+
+_LABELS = ("code_precision", "code_recall", "code_coverage", "code_found", "found_precision",
+           "matched_accuracy", "codes_per_label")  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Study:
+    """What was found."""
+
+    figures: dict[str, float]
+    """The numbers that a table shows, by name."""
+    report: dict[str, Any]
+    """Everything: every book, code and set of sites; JSON."""
+
+
+def study(
+    model: LanguageModel,
+    machine: Any,
+    tokens: Int[np.ndarray, "sequence length"],
+    states: Int[np.ndarray, "sequence step"],
+    *,
+    samples: int,
+    pairs: int,
+    seed: int,
+    batch_size: int = 256,
+) -> Study:
+    """Sampled transitions; where the model has codes, also state codes and what patching does.
+
+    Args:
+        model: Its mode is the same afterwards.
+        machine: A `datamodules.machine.Machine`.
+        tokens: Sequences to read, the special token first.
+        states: The states that they entered.
+        samples: Sequences that the model writes, for `transitions`.
+        pairs: Pairs of features whose codes are exchanged.
+        seed: Of samples and pairs.
+        batch_size: Sequences at a time.
+    """
+    figures = {"transitions": transitions(model, machine, samples, tokens.shape[1], seed)}
+    report: dict[str, Any] = {}
+    if model.codebooks():
+        report["states"], found = _state_codes(model, machine, tokens, states, batch_size)
+        figures |= found
+        for name, with_digit in (("state", False), ("state_and_digit", True)):
+            protocol = MachinePatching(model, machine, with_digit=with_digit)
+            rows = protocol.run(pairs=pairs, longest_prefix=protocol.longest_prefix, seed=seed)
+            report[f"patching/{name}"] = {key: asdict(row) for key, row in rows.items()}
+            if not with_digit:
+                figures["first_transition"] = protocol.first_transition()
+                figures |= effects(rows)
+    return Study(figures, {**report, "figures": figures})
+
+
+def transitions(model: LanguageModel, machine: Any, samples: int, length: int, seed: int) -> float:
+    """Share of legal transitions in sequences that the model writes at temperature 1."""
+    opening = torch.full((samples, 1), machine.special)
+    generator = torch.Generator().manual_seed(seed)
+    drawn = sample(model, opening, max_new_tokens=length - 1, generator=generator)
+    written = torch.cat([opening, torch.stack(list(drawn), dim=1)], dim=1)
+    return float(machine.legal(written.numpy()).mean())
+
+
+def effects(rows: dict[str, Patched]) -> dict[str, float]:
+    """`intervention_effect` of all sites, of each kind of site, and of the best set but those.
+
+    Every layer and part of a layer counts among "single".
+    """
+    kinds = {name: row.effect for name, row in rows.items() if name == "all" or "*" in name}
+    rest = [row.effect for name, row in rows.items() if name not in kinds and name != "none"]
+    figures = {f"effect {name}": effect for name, effect in kinds.items()}
+    return figures | ({"effect single": max(rest)} if rest else {})
+
+
+def _state_codes(
+    model: LanguageModel,
+    machine: Any,
+    tokens: np.ndarray,
+    states: np.ndarray,
+    batch_size: int,
+) -> tuple[dict[str, Any], dict[str, float]]:
+    """Every book's figures, and those of the best one beside neurons."""
+    windows = list(_batches(torch.from_numpy(tokens[:, :-1]), batch_size))
+    length = tokens.shape[1] - 1
+    reading = read(model, windows)
+    phases = np.tile(machine.phases(length), len(tokens))
+    labels = state_codes.state_labels(machine.align(states, length).reshape(-1), phases)
+    books = state_codes.label_codes(reading, labels, machine.num_states)
+    best = state_codes.best_book(books)
+
+    def control(kept: np.ndarray, first: np.ndarray) -> NeuronControl | None:
+        vectors = read_inputs(model, windows, best.site)
+        return None if vectors is None else NeuronControl(vectors[kept], first)
+
+    neurons = state_codes.label_neurons(reading, labels, best, control)
+    beside = {} if neurons is None else state_codes.neuron_figures(best, neurons)
+    found = state_codes.figures(best)
+    report = {"best": found | beside, "books": [state_codes.figures(book) for book in books]}
+    return report, {name: found[name] for name in _LABELS} | beside
+
+
+def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:
+    yield from rows.split(size)
