@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -60,13 +61,18 @@ def study(
     if model.codebooks():
         report["states"], found = _state_codes(model, machine, tokens, states, batch_size)
         figures |= found
-        for name, with_digit in (("state", False), ("state_and_digit", True)):
+        # Patching exchanges states by the digits that name them.
+        features = {"state": False, "state_and_digit": True} if machine.readable else {}
+        for name, with_digit in features.items():
             protocol = MachinePatching(model, machine, with_digit=with_digit)
             rows = protocol.run(pairs=pairs, longest_prefix=protocol.longest_prefix, seed=seed)
-            report[f"patching/{name}"] = {key: asdict(row) for key, row in rows.items()}
+            report[f"patching/{name}"] = {
+                key: asdict(row) | {"effect": _known(row.effect)} for key, row in rows.items()
+            }
             if not with_digit:
                 figures["first_transition"] = protocol.first_transition()
                 figures |= effects(rows)
+    figures = {name: value for name, value in figures.items() if _known(value) is not None}
     return Study(figures, {**report, "figures": figures})
 
 
@@ -82,12 +88,18 @@ def transitions(model: LanguageModel, machine: Any, samples: int, length: int, s
 def effects(rows: dict[str, Patched]) -> dict[str, float]:
     """`intervention_effect` of all sites, of each kind of site, and of the best set but those.
 
-    Every layer and part of a layer counts among "single".
+    Every layer and part of a layer counts among "single". An effect is NaN where the prediction
+    of both contexts is the same.
     """
     kinds = {name: row.effect for name, row in rows.items() if name == "all" or "*" in name}
-    rest = [row.effect for name, row in rows.items() if name not in kinds and name != "none"]
+    others = (row.effect for name, row in rows.items() if name not in kinds and name != "none")
+    rest = [effect for effect in others if _known(effect) is not None]
     figures = {f"effect {name}": effect for name, effect in kinds.items()}
     return figures | ({"effect single": max(rest)} if rest else {})
+
+
+def _known(value: float) -> float | None:
+    return None if math.isnan(value) else value
 
 
 def _state_codes(

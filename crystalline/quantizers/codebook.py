@@ -190,7 +190,8 @@ class Codebook(nn.Module, ABC):
         Args:
             x: Inputs of this site, as `forward` takes them.
             idle_positions: A code is dead when this many positions went by without choosing it.
-            max_fraction: At most this share of a book moves at once, the longest idle first.
+            max_fraction: At most this share of a book (but one code) moves at once, the longest
+                idle first.
             generator: CPU generator; decides which inputs become codes.
 
         Returns:

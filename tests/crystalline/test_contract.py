@@ -1,7 +1,9 @@
+import pytest
 import torch
 from torch import nn
 
-from crystalline.contract import Codes
+from crystalline.contract import Codes, ModelOutput
+from crystalline.layers.cross_entropy import cross_entropy
 from crystalline.models.transformer import Transformer
 from tests.model_zoo import build, ziggurat
 
@@ -12,6 +14,42 @@ def test_a_position_of_a_site_ends_on_the_last_token_of_its_span():
     assert Codes(indices, 4, span=4).last_tokens().tolist() == [[3, 7, 11]] * 2
     ends = torch.tensor([[1, 2, 9], [0, 3, 4]])
     assert Codes(indices, 4, span=4, ends=ends).last_tokens() is ends
+
+
+def output(with_head: bool) -> tuple[ModelOutput, list[torch.Tensor]]:
+    """Of 2 x 3 positions and 7 tokens, and what it is made of."""
+    generator = torch.Generator().manual_seed(0)
+    width = 5 if with_head else 7
+    hidden = torch.randn(2, 3, width, generator=generator).requires_grad_()
+    if not with_head:
+        return ModelOutput(hidden), [hidden]
+    head = torch.randn(7, width, generator=generator).requires_grad_()
+    return ModelOutput(hidden, head=head), [hidden, head]
+
+
+def test_scores_are_the_head_times_what_it_reads_or_that_itself_without_a_head():
+    bare, (hidden,) = output(with_head=False)
+    assert bare.logits is hidden
+    headed, (hidden, head) = output(with_head=True)
+    torch.testing.assert_close(headed.logits, hidden @ head.T)
+
+
+@pytest.mark.parametrize("with_head", [False, True])
+def test_the_cross_entropy_of_an_output_is_that_of_its_scores(with_head):
+    made, parts = output(with_head)
+    targets = made.logits.argmax(-1)
+    targets[0] = (targets[0] + 1) % 7  # wrong
+    targets[1, 2] = -100  # not scored
+    found, wanted = made.cross_entropy(targets), cross_entropy(made.logits, targets)
+    for name in ("loss", "nats", "correct"):
+        torch.testing.assert_close(getattr(found, name), getattr(wanted, name))
+    assert found.correct.tolist() == [[False] * 3, [True, True, False]]
+    for a, b in zip(
+        torch.autograd.grad(found.loss, parts),
+        torch.autograd.grad(wanted.loss, parts),
+        strict=True,
+    ):
+        torch.testing.assert_close(a, b)
 
 
 def test_parameters_are_counted_once_and_codes_apart():

@@ -115,6 +115,20 @@ def test_a_table_shows_the_worst_site_and_the_commands():
     assert "H100; torch 2.11." in text
 
 
+def test_figures_of_a_study_are_columns_with_mean_and_spread():
+    runs = [
+        summary(1.8, 0, row="a", **{"study/transitions": 0.5, "study/effect all": 0.25}),
+        summary(1.9, 1, row="a", **{"study/transitions": 0.75, "study/effect all": None}),
+        summary(1.7, row="b", **{"study/effect *.mlp": 0.125, "other/figure": 3.0}),
+    ]
+    header, _, first, second = table(runs).splitlines()[:4]
+    assert "| worst site | transitions | effect all | effect *.mlp | tokens seen |" in header
+    assert "| - | 0.6250 (0.5000 to 0.7500) | 0.2500 | - | 2,000,000 |" in first
+    assert "| - | - | - | 0.1250 | 2,000,000 |" in second
+    assert "figure" not in header
+    assert "| worst site | tokens seen |" in table([summary(1.8, row="a")])
+
+
 def test_where_there_are_no_bits_per_byte_the_loss_is_shown():
     runs = [{"row": "fsm", "test/bpb": None, "test/loss": 1.18, "val/loss": 1.2, "val/bpb": None}]
     assert "| row | runs | val/loss | test/loss |" in table(runs)

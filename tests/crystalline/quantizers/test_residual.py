@@ -167,6 +167,67 @@ def test_revival_respects_its_limit():
     assert moved.sum() == 4
 
 
+def test_dead_codes_are_told_for_every_level():
+    book = make()
+    book.idle[1, 4] = 10
+    assert book.has_dead_codes(10).tolist() == [False, True, False]
+    assert book.has_dead_codes(11).tolist() == [False] * 3
+    book.idle[0] = 12
+    assert book.has_dead_codes(11).tolist() == [True, False, False]
+
+
+def test_revival_leaves_books_without_dead_codes_alone():
+    book = make()
+    before = book.codes.detach().clone()
+    generator = torch.Generator().manual_seed(0)
+    unused = generator.get_state()
+    x = torch.randn(2, 20, 6)
+    options = {"idle_positions": 5, "max_fraction": 1.0, "generator": generator}
+    book.idle.fill_(4)
+    assert not book.revive_dead_codes(x, **options).any()
+    assert torch.equal(book.codes, before)
+    assert torch.equal(generator.get_state(), unused)  # they draw no number either
+    book.idle[1, 2] = 5
+    assert book.revive_dead_codes(x, **options).nonzero().tolist() == [[1, 2]]
+    changed = (book.codes != before).any(-1)
+    assert changed.nonzero().tolist() == [[1, 2]]
+    assert book.idle.sum() == 4 * 14
+
+
+def test_no_book_revives_more_than_its_share_and_the_longest_idle_go_first():
+    book = make(codebook_size=20)
+    book.idle.copy_(torch.stack([torch.arange(20), torch.arange(20).flip(0), torch.arange(20)]))
+    x = torch.randn(2, 20, 6)
+    first = book.revive_dead_codes(x, idle_positions=10, max_fraction=0.25)
+    assert [row.nonzero().flatten().tolist() for row in first] == [
+        [15, 16, 17, 18, 19],
+        [0, 1, 2, 3, 4],
+        [15, 16, 17, 18, 19],
+    ]
+    second = book.revive_dead_codes(x, idle_positions=10, max_fraction=0.25)
+    assert second[0].nonzero().flatten().tolist() == [10, 11, 12, 13, 14]
+    assert not book.revive_dead_codes(x, idle_positions=10, max_fraction=0.25).any()
+
+
+def test_revival_draws_inputs_in_proportion_to_their_squared_error():
+    book = make(codebook_size=6, num_codebooks=1)
+    served = torch.nn.functional.normalize(torch.randn(1, 1000, 6), dim=-1)  # error: the length
+    served[:, 100:] *= 0.1
+    badly = 0
+    for seed in range(100):
+        book.codes.data.fill_(100.0)
+        book.codes.data[0, 0] = 0
+        book.idle[0, 1:] = 10
+        generator = torch.Generator().manual_seed(seed)
+        moved = book.revive_dead_codes(
+            served, idle_positions=10, max_fraction=1.0, generator=generator
+        )
+        assert moved.sum() == 5
+        badly += int((book.codes[0, 1:].norm(dim=-1) > 0.5).sum())
+    # 100 inputs of error 1 against 900 of error 0.01: 92 %; drawn evenly it were 10 %.
+    assert badly / 500 == pytest.approx(100 / 109, abs=0.04)
+
+
 def test_level_dropout_uses_a_prefix_of_the_levels():
     book = make(level_dropout=1.0)
     x = torch.randn(64, 1, 6)

@@ -209,6 +209,20 @@ def test_extremes_stay_finite(size, dtype):  # G9
     assert torch.isfinite(book.codes.grad).all()
 
 
+def test_gradients_stay_finite_where_a_code_is_never_assigned():
+    book = CrystallineBottleneck(D, 2, 1)
+    x = torch.ones(2, 5, D, requires_grad=True)
+    with torch.no_grad():
+        book.codes[0, 0], book.codes[0, 1] = 1.0, -1.0
+    temperature = tau(0.01).requires_grad_()
+    similarities = book.similarities(book.project(x).flatten(0, 1))
+    assert (similarities / temperature).softmax(-1).mean(0)[1] == 0  # e^-200 is 0 in fp32
+    loss = book(x, temperature).losses["compression"]
+    assert torch.isfinite(loss)
+    for gradient in torch.autograd.grad(loss, (x, book.codes, temperature)):
+        assert torch.isfinite(gradient).all()
+
+
 def test_evaluation_has_no_noise_and_training_follows_its_seed():  # G10
     book = make()
     x = inputs()
