@@ -50,7 +50,8 @@ class Codes:
     shared: bool = False
     """Whether the k entries come from one book (top-k) or each from a book of its own (levels)."""
     weights: Float[Tensor, "batch pos k"] | None = None
-    """Where codes are mixed rather than summed."""
+    """Where codes are mixed rather than summed; 0 in slots that are not used, which repeat a used
+    one of their position."""
     mask: Bool[Tensor, "batch pos"] | None = None
     """True at real positions, where segments are padded."""
     span: int = 1

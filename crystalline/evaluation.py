@@ -117,8 +117,11 @@ def count_codes(
     real = scored.gather(1, last)
     if codes.mask is not None:
         real = real & codes.mask
-    chosen = codes.indices[real]
-    levels = [chosen.flatten()] if codes.shared else chosen.unbind(-1)
+    if codes.weights is not None and codes.shared:  # slots of weight 0 are not used
+        levels = [codes.indices[real[..., None] & (codes.weights > 0)]]
+    else:
+        chosen = codes.indices[real]
+        levels = [chosen.flatten()] if codes.shared else list(chosen.unbind(-1))
     return torch.stack([torch.bincount(level, minlength=codes.codebook_size) for level in levels])
 
 

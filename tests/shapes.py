@@ -22,7 +22,6 @@ _OPTIONS: tuple[Any, ...] = (
     Literal["add", "replace_mlp", "replace_stream", "none", "continuous"],
     Literal["source", "fixed"],
     Literal["count", "distinct", "purity"],
-    Literal["crystalline", "codebook_features", "source"],
     Literal["hybrid", "gumbel_ste", "input_ste", "rotation", "soft"],
     Literal["layer", "head", "position", "fixed", "annealed"],
     Literal["mean", "sum"],

@@ -18,7 +18,7 @@ class SiteReading:
     """The choices of one site, padded positions left out."""
 
     indices: np.ndarray
-    """(P, k) int32: the k codes of each position."""
+    """(P, k) int32: the k codes of each position; an unused slot repeats another."""
     first: np.ndarray
     """(P,) int64: index into `Reading.tokens` of the first token that a position covers."""
     last: np.ndarray
@@ -34,12 +34,15 @@ class SiteReading:
     def level(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes (E,) of a level, and the position (E,) of each.
 
-        With levels E = P; a shared book has one level with E = P * k entries.
+        With levels E = P; a shared book has one level with an entry for each different code of a
+        position: unused slots repeat one that is used.
         """
-        positions, k = self.indices.shape
-        if self.shared:
-            return self.indices.reshape(-1), np.repeat(np.arange(positions), k)
-        return self.indices[:, level], np.arange(positions)
+        if not self.shared:
+            return self.indices[:, level], np.arange(len(self.indices))
+        new = np.ones(self.indices.shape, dtype=bool)
+        for slot in range(1, self.indices.shape[1]):
+            new[:, slot] = (self.indices[:, [slot]] != self.indices[:, :slot]).all(1)
+        return self.indices[new], new.nonzero()[0]
 
 
 @dataclass(frozen=True)

@@ -84,6 +84,10 @@ def test_codes_are_counted_where_their_last_token_is_scored():
     indices = torch.tensor([[[0, 1], [2, 1], [2, 0], [1, 0], [1, 0]]])
     assert count_codes(Codes(indices, 3), scored).tolist() == [[1, 0, 2], [1, 2, 0]]
     assert count_codes(Codes(indices, 3, shared=True), scored).tolist() == [[2, 2, 2]]
+    used = torch.ones(indices.shape)
+    used[..., 1] = 0  # second slots stand empty
+    mixed = Codes(indices, 3, shared=True, weights=used)
+    assert count_codes(mixed, scored).tolist() == [[1, 0, 2]]
     pairs = Codes(indices[:, :2], 3, span=2)  # they end on tokens 1 and 3
     assert count_codes(pairs, scored).tolist() == [[1, 0, 0], [0, 1, 0]]
     mask = torch.tensor([[True, False, True, True, True]])

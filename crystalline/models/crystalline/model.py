@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from crystalline.contract import Edits, LanguageModel, ModelOutput
+from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.attention import CausalSelfAttention, KeyValueCache
 from crystalline.layers.initialisation import init_weights
 from crystalline.layers.mlp import MLP
 from crystalline.layers.parts import Parts
-from crystalline.models.crystalline.sites import (
-    PLACES,
-    GroupedBottleneck,
-    Mode,
-    Selection,
-    Sites,
-    Trace,
-    builder,
-    mean_losses,
-)
-from crystalline.quantizers.bottlenecks import BottleneckOutput
+from crystalline.models.crystalline.grouped import GroupedBottleneck, Trace, mean_losses
+from crystalline.models.crystalline.sites import PLACES, Selection, Sites, builder
 
 WARMUP = (0.05, 0.2)
 """Shares of training between which the weight of the compression loss grows from 0."""
@@ -79,7 +70,8 @@ class Crystalline(LanguageModel):
 
     `mode="crystalline"` is the bottleneck of spec section 4, with a learned temperature;
     "codebook_features" that of Tamkin et al. 2023 (arXiv:2310.17230); "source" the seed's as
-    written, defects included (spec sections 2 and 3). Without places it is `Transformer`.
+    written, defects included (spec sections 2 and 3). "noise" has no codes, but noise of the same
+    error (spec section 7.3, baseline iv). Without places it is `Transformer`.
 
     Args:
         vocab_size: Number of token ids.
@@ -91,11 +83,12 @@ class Crystalline(LanguageModel):
         num_codes_k: k, codes a position and group.
         sites: Where bottlenecks stand.
         selection: How those of mode crystalline choose.
-        mode: "crystalline", "codebook_features" or "source".
+        mode: "crystalline", "codebook_features", "source" or "noise".
         lambda_compress: Weight of loss/compression; 0 until 5 % of training, whole from 20 % on (in
             source mode from the start).
         lambda_codebook: Weight of loss/codebook.
         lambda_commit: Weight of loss/commitment.
+        lambda_gate: Weight of loss/gate = mean of 1 - g over groups: presses gates towards codes.
         temp_init: Temperature at the start.
         temp_min: Lowest temperature.
         d_mlp: Width of the MLP's hidden layer; 4 d_model if None.
@@ -116,22 +109,27 @@ class Crystalline(LanguageModel):
         num_codes_k: int,
         sites: Sites,
         selection: Selection,
-        mode: Mode = "crystalline",
+        mode: str = "crystalline",
         lambda_compress: float = 0.01,
         lambda_codebook: float = 1.0,
         lambda_commit: float = 0.25,
+        lambda_gate: float = 0.0,
         temp_init: float = 0.05,
         temp_min: float = 0.005,
         d_mlp: int | None = None,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(vocab_size, context_length)
-        build = builder(mode, codebook_size, num_codes_k, temp_init, temp_min, selection)
+        build = builder(
+            mode, codebook_size, num_codes_k, temp_init, temp_min, selection,
+            gated=sites.gate == "learned",
+        )  # fmt: skip
         self.mode = mode
         self.weights = {
             "compression": lambda_compress,
             "codebook": lambda_codebook,
             "commitment": lambda_commit,
+            "gate": lambda_gate,
         }
         chosen = range(num_layers) if sites.layers is None else sites.layers
         if any(layer not in range(num_layers) for layer in chosen):
@@ -158,16 +156,17 @@ class Crystalline(LanguageModel):
         edits: Edits | None = None,
         cache: list[KeyValueCache] | None = None,
     ) -> ModelOutput:
-        answers: dict[str, BottleneckOutput] = {}
+        chosen: dict[str, Codes] = {}
+        losses: list[Mapping[str, Tensor]] = []
         x = self.dropout(self.embedding(tokens))
         for index, block in enumerate(self.layers):
             name = f"layers.{index}"
             trace = Trace.of(name, edits, entropy=codes)
             x = block(x, trace, None if cache is None else cache[index])
-            answers |= {f"{name}.{site}": answer for site, answer in trace.answers.items()}
-        losses = mean_losses(answers.values())
-        chosen = {site: answer.codes for site, answer in answers.items()} if codes else {}
-        return ModelOutput(self.norm(x), losses, chosen, self.embedding.weight)
+            if codes:
+                chosen |= {f"{name}.{site}": found for site, found in trace.codes.items()}
+            losses += trace.losses
+        return ModelOutput(self.norm(x), mean_losses(losses), chosen, self.embedding.weight)
 
     def init_cache(self, batch_size: int) -> Any:
         return [block.attention.init_cache(batch_size) for block in self.layers]
@@ -189,6 +188,14 @@ class Crystalline(LanguageModel):
             name: part.temperature.summary()
             for name, part in self._bottlenecks().items()
             if part.temperature.learned
+        }
+
+    def gates(self) -> dict[str, Float[Tensor, " groups"]]:
+        """By place ("layers.0.mlp"): how much of what each group writes is codes, in [0, 1]."""
+        return {
+            name: part.gate.detach().sigmoid()
+            for name, part in self._bottlenecks().items()
+            if part.gate is not None
         }
 
     def alike_parts(self) -> list[nn.Module]:

@@ -8,5 +8,6 @@ from crystalline.quantizers.bottlenecks.codebook_features import (
 from crystalline.quantizers.bottlenecks.crystalline import (
     CrystallineBottleneck as CrystallineBottleneck,
 )
+from crystalline.quantizers.bottlenecks.noise import GaussianNoise as GaussianNoise
 from crystalline.quantizers.bottlenecks.source import SourceBottleneck as SourceBottleneck
 from crystalline.quantizers.bottlenecks.temperature import Temperature as Temperature

@@ -16,7 +16,7 @@ class Assignment(NamedTuple):
     """What n points do with K codes at temperature tau."""
 
     indices: Int[Tensor, "n k"]
-    """int64; the k largest of similarity / tau + noise, largest first."""
+    """int64; the k (or `slots`) largest of similarity / tau + noise, largest first."""
     surrogate: Float[Tensor, "n d"]
     """Sum of sigma_j c_j with sigma = min(1, k softmax(similarity / tau + noise)); its gradient
     reaches sigma, not the codes that it is summed from."""
@@ -24,6 +24,8 @@ class Assignment(NamedTuple):
     """Of p = softmax(similarity / tau), without noise, in nats."""
     mean: Float[Tensor, " codebook_size"]
     """p averaged over the points."""
+    scores: Float[Tensor, "n k"]
+    """similarity / tau + noise of `indices`; no gradient."""
 
 
 def gumbel(like: Tensor) -> Tensor:
@@ -43,16 +45,22 @@ def assign(
     noisy: Float[Tensor, "n codebook_size"],
     codes: Float[Tensor, "codebook_size d"],
     k: int,
+    slots: int | None = None,
 ) -> Assignment:
-    """The definition, for scores = similarity / tau, with and without noise, in memory."""
+    """The definition, for scores = similarity / tau, with and without noise, in memory.
+
+    With `slots`, so many codes are listed instead of k.
+    """
     sigma = (k * noisy.softmax(-1)).clamp(max=1)
     log_p = scores.log_softmax(-1)
     p = log_p.exp()
+    indices = largest(noisy.detach(), slots or k)
     return Assignment(
-        largest(noisy.detach(), k),
+        indices,
         sigma @ codes.detach(),
         -(p * log_p).sum(-1),
         p.mean(0),
+        noisy.detach().gather(-1, indices),
     )
 
 
@@ -65,6 +73,7 @@ def assign_in_chunks(
     *,
     noise: bool,
     detached: bool,
+    slots: int | None = None,
 ) -> Assignment:
     """`assign` of similarity = unit_points @ unit_codes.T, in fp32.
 
@@ -77,7 +86,7 @@ def assign_in_chunks(
     def part(points: Tensor, temperature: Tensor) -> tuple[Tensor, ...]:
         scores = points @ unit_codes.mT / temperature
         noisy = points.detach() @ unit_codes.mT / temperature if detached else scores
-        return tuple(assign(scores, noisy + gumbel(noisy) if noise else noisy, book, k))
+        return tuple(assign(scores, noisy + gumbel(noisy) if noise else noisy, book, k, slots))
 
     rows = max(1, _MAX_SCORES // len(book))
     with torch.autocast(book.device.type, enabled=False):
@@ -88,7 +97,9 @@ def assign_in_chunks(
             checkpoint(part, points, tau, use_reentrant=False)
             for points, tau in zip(unit_points.split(rows), taus, strict=True)
         ]
-    indices, surrogates, entropies, means = zip(*parts, strict=True)
+    indices, surrogates, entropies, means, found = zip(*parts, strict=True)
     shares = [len(entropy) / len(unit_points) for entropy in entropies]
     mean = torch.stack([share * mean for share, mean in zip(shares, means, strict=True)]).sum(0)
-    return Assignment(torch.cat(indices), torch.cat(surrogates), torch.cat(entropies), mean)
+    return Assignment(
+        torch.cat(indices), torch.cat(surrogates), torch.cat(entropies), mean, torch.cat(found)
+    )

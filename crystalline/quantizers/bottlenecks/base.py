@@ -14,6 +14,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crystalline.contract import Choice, Codes, Edit
+from crystalline.quantizers.bottlenecks.budget import BUDGETS, BatchBudget
 from crystalline.quantizers.codebook import Codebook, Update
 
 Aggregate = Literal["mean", "sum"]
@@ -24,14 +25,24 @@ class BottleneckOutput:
     """What a bottleneck answers with."""
 
     quantized: Float[Tensor, "batch pos d_group"]
-    codes: Codes
-    """`entropy` is there when it was asked for."""
+    inputs: Float[Tensor, "batch pos d_group"]
+    """n, what `quantized` stands for: the input as the choice sees it, fp32."""
+    codes: Codes | None
+    """None where nothing is chosen. `entropy` is there when it was asked for."""
     losses: dict[str, Float[Tensor, ""]]
     """Empty in evaluation."""
 
 
+def unit_rms(x: Tensor) -> Float[Tensor, "*axes d_group"]:
+    """The input divided by its root mean square, at least fp32."""
+    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+
+
 class Bottleneck(Codebook):
     """A site of the contract whose positions choose k different codes of one book.
+
+    Frozen codes stay as they were drawn, N(0, 1): they are neither started from data nor revived.
 
     Args:
         d_group: Width of what passes.
@@ -40,6 +51,7 @@ class Bottleneck(Codebook):
         aggregate: Codes leave as their "mean" or their "sum".
         cosine: Choose by direction alone; else by the inner product.
         update: See `Codebook`.
+        budget: k codes at every "position", or on average over the "batch"; see `BatchBudget`.
 
     Raises:
         ValueError: If k lies outside [1, K] or an option is unknown.
@@ -54,6 +66,7 @@ class Bottleneck(Codebook):
         aggregate: Aggregate = "mean",
         cosine: bool = True,
         update: Update = "gradient",
+        budget: str = "position",
     ) -> None:
         if not 1 <= num_codes_k <= codebook_size:
             raise ValueError(
@@ -61,9 +74,15 @@ class Bottleneck(Codebook):
             )
         if aggregate not in ("mean", "sum"):
             raise ValueError(f"aggregate must be mean or sum, got {aggregate!r}")
+        if budget not in BUDGETS:
+            raise ValueError(f"budget must be {' or '.join(BUDGETS)}, got {budget!r}")
         super().__init__(codebook_size, d_group, cosine=cosine, update=update)
+        self.maintained = update != "frozen"
         self.num_codes_k = num_codes_k
+        self.aggregate = aggregate
         self.share = 1 / num_codes_k if aggregate == "mean" else 1.0
+        self.budget = BatchBudget(num_codes_k, codebook_size) if budget == "batch" else None
+        self.num_slots = num_codes_k if self.budget is None else self.budget.num_slots
 
     @abstractmethod
     def forward(  # type: ignore[override]
@@ -81,29 +100,54 @@ class Bottleneck(Codebook):
         with torch.no_grad():
             yield 0, self.project(x).flatten(0, -2)
 
-    def note(self, inputs: Float[Tensor, "n d_group"], indices: Int[Tensor, "n k"]) -> None:
-        """Count training choices for `end_round`."""
+    def note(
+        self,
+        inputs: Float[Tensor, "n d_group"],
+        indices: Int[Tensor, "n k"],
+        weights: Float[Tensor, "n k"] | None = None,
+    ) -> None:
+        """Count training choices for `end_round`; slots of weight 0 are none."""
         chosen = indices.flatten()
-        self.round_counts[0].index_add_(0, chosen, torch.ones_like(chosen))
+        used = torch.ones_like(chosen) if weights is None else (weights.flatten() > 0).long()
+        self.round_counts[0].index_add_(0, chosen, used)
         if self.average is not None:
             points = inputs.detach().repeat_interleave(indices.shape[-1], 0)
-            self.average.round_sums[0].index_add_(0, chosen, points)
+            self.average.round_sums[0].index_add_(0, chosen, points * used[:, None])
 
-    def hard(self, indices: Int[Tensor, "*axes k"]) -> Float[Tensor, "*axes d_group"]:
+    @torch.no_grad()
+    def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        super().end_round(skip)
+        if self.budget is not None:
+            self.budget.end_round(skip)
+
+    def weights(self, indices: Int[Tensor, "*axes k"]) -> Float[Tensor, "*axes k"] | None:
+        """Of every slot, where their number differs by position; else None."""
+        if self.budget is None:
+            return None
+        used = self.budget.used(indices).to(self.codes.dtype)
+        return used / used.sum(-1, keepdim=True) if self.aggregate == "mean" else used
+
+    def hard(
+        self, indices: Int[Tensor, "*axes k"], weights: Float[Tensor, "*axes k"] | None = None
+    ) -> Float[Tensor, "*axes d_group"]:
         """What these codes leave as; differentiable in them, and in them alone."""
-        return F.embedding(indices, self.codes[0]).sum(-2) * self.share
+        chosen = F.embedding(indices, self.codes[0])
+        if weights is None:
+            return chosen.sum(-2) * self.share
+        return (chosen * weights[..., None]).sum(-2)
 
     def edited(
         self,
         indices: Int[Tensor, "batch pos k"],
         inputs: Float[Tensor, "batch pos d_group"],
+        temperature: Float[Tensor, "#batch #pos"],
         override: Edit,
         positions: Int[Tensor, " pos"] | None,
     ) -> Int[Tensor, "batch pos k"]:
         """What the edit makes of a choice."""
         if positions is None:
             positions = torch.arange(inputs.shape[1], device=inputs.device)
-        return override(Choice(indices, positions, partial(self._without, inputs)))
+        return override(Choice(indices, positions, partial(self._without, inputs, temperature)))
 
     def similarities(self, points: Float[Tensor, "n d_group"]) -> Float[Tensor, "n codebook_size"]:
         """Of every point to every code, in fp32: cosines or inner products."""
@@ -116,8 +160,14 @@ class Bottleneck(Codebook):
     def _without(
         self,
         inputs: Float[Tensor, "batch pos d_group"],
+        temperature: Float[Tensor, "#batch #pos"],
         banned: Bool[Tensor, "1 codebook_size"],
     ) -> Int[Tensor, "batch pos k"]:
         scores = self.similarities(inputs.flatten(0, -2)).masked_fill(banned, float("-inf"))
-        order = scores.sort(dim=-1, descending=True, stable=True).indices
-        return order[:, : self.num_codes_k].unflatten(0, inputs.shape[:-1])
+        order = scores.sort(dim=-1, descending=True, stable=True)
+        indices = order.indices[:, : self.num_slots].unflatten(0, inputs.shape[:-1])
+        if self.budget is None:
+            return indices
+        best = order.values[:, : self.num_slots].unflatten(0, inputs.shape[:-1])
+        used = self.budget.passing(best / temperature[..., None])
+        return torch.where(used, indices, indices[..., :1])

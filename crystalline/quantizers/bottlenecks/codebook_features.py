@@ -26,6 +26,7 @@ class CodebookFeatures(Bottleneck):
         num_codes_k: k.
         aggregate: "mean" or "sum".
         update: Who moves the codes.
+        budget: k codes a "position", or on average over the "batch".
     """
 
     def __init__(
@@ -36,8 +37,11 @@ class CodebookFeatures(Bottleneck):
         *,
         aggregate: Aggregate = "mean",
         update: Update = "gradient",
+        budget: str = "position",
     ) -> None:
-        super().__init__(d_group, codebook_size, num_codes_k, aggregate=aggregate, update=update)
+        super().__init__(
+            d_group, codebook_size, num_codes_k, aggregate=aggregate, update=update, budget=budget
+        )
         self.norm = nn.LayerNorm(d_group)
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
@@ -55,17 +59,22 @@ class CodebookFeatures(Bottleneck):
     ) -> BottleneckOutput:
         n = self.project(x)
         coding = top_k_coding(
-            n.detach().flatten(0, -2)[None], self.codes.detach(), self.num_codes_k,
+            n.detach().flatten(0, -2)[None], self.codes.detach(), self.num_slots,
             assignment=entropy,
         )  # fmt: skip
-        indices = coding.indices.view(*x.shape[:2], -1)
+        indices = coding.indices[0]
+        if self.budget is not None:
+            indices = self.budget(indices, coding.logits[0], coding.logits[0])
+        indices = indices.view(*x.shape[:2], -1)
         if override is not None:
-            indices = self.edited(indices, n, override, positions)
-        hard = self.hard(indices)
+            indices = self.edited(indices, n, n.new_ones(1, 1), override, positions)
+        weights = self.weights(indices)
+        hard = self.hard(indices, weights)
         losses = {}
         if self.training:
-            self.note(n.flatten(0, -2), indices.flatten(0, -2))
+            slots = None if weights is None else weights.flatten(0, -2)
+            self.note(n.flatten(0, -2), indices.flatten(0, -2), slots)
             losses["codebook"] = (hard - n.detach()).square().sum(-1).mean()
         found = None if coding.entropy is None else coding.entropy.view(x.shape[:2])
-        codes = Codes(indices, self.codebook_size, shared=True, entropy=found)
-        return BottleneckOutput((hard + n - n.detach()).to(x.dtype), codes, losses)
+        codes = Codes(indices, self.codebook_size, shared=True, weights=weights, entropy=found)
+        return BottleneckOutput((hard + n - n.detach()).to(x.dtype), n, codes, losses)

@@ -14,10 +14,15 @@ from torch.distributed.nn.functional import all_reduce
 
 from crystalline.contract import Codes, Edit
 from crystalline.quantizers.bottlenecks.assignment import Assignment, assign_in_chunks
-from crystalline.quantizers.bottlenecks.base import Aggregate, Bottleneck, BottleneckOutput
+from crystalline.quantizers.bottlenecks.base import (
+    Aggregate,
+    Bottleneck,
+    BottleneckOutput,
+    unit_rms,
+)
 from crystalline.quantizers.codebook import Update
 from crystalline.quantizers.estimators import rotation
-from crystalline.quantizers.top_k import top_k_coding
+from crystalline.quantizers.top_k import TopKCoding, top_k_coding
 
 Estimator = Literal["hybrid", "gumbel_ste", "input_ste", "rotation", "soft"]
 ESTIMATORS = ("hybrid", "gumbel_ste", "input_ste", "rotation", "soft")
@@ -53,9 +58,10 @@ class CrystallineBottleneck(Bottleneck):
         usage_weight: Weight of the usage term (gamma).
         usage_floor: The usage term stops pulling when H(mean p) / ln K is above this.
         update: Who moves the codes.
+        budget: k codes a "position", or on average over the "batch"; the surrogate keeps k and 1/k.
 
     Raises:
-        ValueError: If an option is unknown.
+        ValueError: If an option is unknown, or there is a budget for an estimator without choice.
     """
 
     def __init__(
@@ -70,20 +76,23 @@ class CrystallineBottleneck(Bottleneck):
         usage_weight: float = 1.0,
         usage_floor: float = 1.0,
         update: Update = "gradient",
+        budget: str = "position",
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
+        if estimator == "soft" and budget == "batch":
+            raise ValueError("budget=batch needs a choice: set estimator to another than soft")
         super().__init__(
-            d_group, codebook_size, num_codes_k, aggregate=aggregate, cosine=True, update=update
-        )
+            d_group, codebook_size, num_codes_k,
+            aggregate=aggregate, cosine=True, update=update, budget=budget,
+        )  # fmt: skip
         self.estimator = estimator
         self.noise = noise
         self.usage_weight = usage_weight
         self.usage_floor = usage_floor
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
-        x = x.to(torch.promote_types(x.dtype, torch.float32))
-        return F.rms_norm(x, x.shape[-1:], eps=1e-6)
+        return unit_rms(x)
 
     def forward(  # type: ignore[override]
         self,
@@ -97,16 +106,23 @@ class CrystallineBottleneck(Bottleneck):
         n = self.project(x)
         if self.training or self.estimator == "soft":
             assignment = self._assign(n, temperature)
-            indices = assignment.indices.view(*x.shape[:-1], -1)
-            uncertainty = assignment.entropy.detach().view(x.shape[:-1])
+            indices, scores = assignment.indices, assignment.scores
+            uncertainty = assignment.entropy.detach()
         else:
             assignment = None
-            indices, uncertainty = self._choose(n, temperature, entropy)
-        chosen = indices
+            coding = self._choose(n, temperature, entropy)
+            indices, scores = coding.indices[0], coding.logits[0]
+            uncertainty = None if coding.entropy is None else coding.entropy[0]
+        if self.budget is not None:
+            noisy = self.noise and self.training
+            noiseless = self._choose(n, temperature, False).logits[0] if noisy else scores
+            indices = self.budget(indices, scores, noiseless)
+        chosen = indices = indices.view(*x.shape[:-1], -1)
         if override is not None:
-            indices = self.edited(indices, n, override, positions)
+            indices = self.edited(indices, n, temperature, override, positions)
+        weights = self.weights(indices)
         with torch.autocast(x.device.type, enabled=False):
-            hard = self.hard(indices)
+            hard = self.hard(indices, weights)
             out = self._estimate(n, hard, assignment)
             if self.estimator == "soft" and override is not None:  # 0 where nothing was edited
                 out = out + (hard - self.hard(chosen))
@@ -114,15 +130,14 @@ class CrystallineBottleneck(Bottleneck):
             if self.training and assignment is not None:
                 losses = self._losses(n, hard, assignment)
         if self.training:
-            self.note(n.flatten(0, -2), indices.flatten(0, -2))
-        return BottleneckOutput(
-            out.to(x.dtype),
-            Codes(
-                indices, self.codebook_size, shared=True, entropy=uncertainty,
-                temperature=temperature.detach(),
-            ),
-            losses,
+            slots = None if weights is None else weights.flatten(0, -2)
+            self.note(n.flatten(0, -2), indices.flatten(0, -2), slots)
+        codes = Codes(
+            indices, self.codebook_size, shared=True, weights=weights,
+            entropy=None if uncertainty is None else uncertainty.view(x.shape[:-1]),
+            temperature=temperature.detach(),
         )  # fmt: skip
+        return BottleneckOutput(out.to(x.dtype), n, codes, losses)
 
     def _assign(self, n: Tensor, temperature: Tensor) -> Assignment:
         points = F.normalize(n, dim=-1).flatten(0, -2)
@@ -134,19 +149,16 @@ class CrystallineBottleneck(Bottleneck):
         return assign_in_chunks(
             book, unit, points, tau, self.num_codes_k,
             noise=self.noise and self.training, detached=self.estimator == "hybrid",
+            slots=self.num_slots,
         )  # fmt: skip
 
     @torch.no_grad()
-    def _choose(
-        self, n: Tensor, temperature: Tensor, entropy: bool
-    ) -> tuple[Int[Tensor, "batch pos k"], Float[Tensor, "batch pos"] | None]:
+    def _choose(self, n: Tensor, temperature: Tensor, entropy: bool) -> TopKCoding:
         scale = (1 / temperature).expand(n.shape[:2]).reshape(1, -1)
-        coding = top_k_coding(
-            n.flatten(0, -2)[None], self.codes.detach(), self.num_codes_k,
+        return top_k_coding(
+            n.flatten(0, -2)[None], self.codes.detach(), self.num_slots,
             scale=scale, assignment=entropy,
         )  # fmt: skip
-        found = None if coding.entropy is None else coding.entropy.view(n.shape[:2])
-        return coding.indices.view(*n.shape[:2], -1), found
 
     def _estimate(self, n: Tensor, hard: Tensor, assignment: Assignment | None) -> Tensor:
         if assignment is None:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crystalline.contract import Codes, Edit
 from crystalline.quantizers.bottlenecks.assignment import gumbel
 from crystalline.quantizers.bottlenecks.base import Bottleneck, BottleneckOutput
+from crystalline.quantizers.codebook import Update
 
 
 class ClampedTemperature(nn.Module):
@@ -47,10 +48,15 @@ class SourceBottleneck(Bottleneck):
         d_group: Width of what passes.
         codebook_size: K.
         num_codes_k: k.
+        update: Who moves the codes.
     """
 
-    def __init__(self, d_group: int, codebook_size: int, num_codes_k: int) -> None:
-        super().__init__(d_group, codebook_size, num_codes_k, aggregate="sum", cosine=False)
+    def __init__(
+        self, d_group: int, codebook_size: int, num_codes_k: int, *, update: Update = "gradient"
+    ) -> None:
+        super().__init__(
+            d_group, codebook_size, num_codes_k, aggregate="sum", cosine=False, update=update
+        )
         self.gain = nn.Parameter(torch.ones(()))
         self.maintained = False
 
@@ -76,7 +82,7 @@ class SourceBottleneck(Bottleneck):
             s = log_s.exp()
             indices = log_s.detach().topk(self.num_codes_k, dim=-1).indices
             if override is not None:
-                indices = self.edited(indices, n, override, positions)
+                indices = self.edited(indices, n, temperature, override, positions)
             mask = torch.zeros_like(s).scatter_(-1, indices, 1.0)
             hard = self.gain * (mask - s.detach() + s) @ self.codes[0]
             uncertainty = -(s * log_s).sum(-1)
@@ -91,4 +97,4 @@ class SourceBottleneck(Bottleneck):
             indices, self.codebook_size, shared=True, entropy=uncertainty.detach(),
             temperature=temperature.detach(),
         )  # fmt: skip
-        return BottleneckOutput(hard.to(x.dtype), codes, losses)
+        return BottleneckOutput(hard.to(x.dtype), n, codes, losses)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from crystalline.interpret.reading import read, read_inputs
+from crystalline.interpret.reading import SiteReading, read, read_inputs
 from tests.tiny_models import Plain, RunningMean
 
 
@@ -71,3 +71,11 @@ def test_models_without_codes_and_texts_without_tokens_give_no_sites():
     assert read(Plain(), [torch.randint(257, (2, 5))]).sites == {}
     empty = read(RunningMean(), [torch.zeros(0, 5, dtype=torch.int64)])
     assert (empty.sites, len(empty.tokens)) == ({}, 0)
+
+
+def test_an_unused_slot_that_repeats_a_code_is_no_second_firing():
+    indices = np.array([[3, 3, 1], [2, 0, 2]], dtype=np.int32)
+    site = SiteReading(indices, np.arange(2), np.arange(2), 4, shared=True)
+    codes, positions = site.level(0)
+    assert codes.tolist() == [3, 1, 2, 0]
+    assert positions.tolist() == [0, 0, 1, 1]
