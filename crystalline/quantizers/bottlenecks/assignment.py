@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from jaxtyping import Float, Int
 from torch import Tensor
-from torch.utils.checkpoint import checkpoint
 
-_MAX_SCORES = 1 << 26  # entries of the (points x codes) matrix kept at once, 256 MiB
+from crystalline.quantizers.bottlenecks.chunked import ChunkedAssignment, draw_seed
 
 
 class Assignment(NamedTuple):
@@ -79,27 +78,12 @@ def assign_in_chunks(
 
     With `detached`, the gradient of the surrogate leaves the points alone.
 
-    Where the matrix of scores would be large, chunks of points are computed one after the other,
-    and once more in the backward pass, so that no more than one chunk is kept.
+    Chunks of points are computed one after the other, and once more in the backward pass: no more
+    than one chunk's scores are kept.
     """
-
-    def part(points: Tensor, temperature: Tensor) -> tuple[Tensor, ...]:
-        scores = points @ unit_codes.mT / temperature
-        noisy = points.detach() @ unit_codes.mT / temperature if detached else scores
-        return tuple(assign(scores, noisy + gumbel(noisy) if noise else noisy, book, k, slots))
-
-    rows = max(1, _MAX_SCORES // len(book))
+    seed = draw_seed(book.device) if noise else None
     with torch.autocast(book.device.type, enabled=False):
-        if len(unit_points) <= rows:
-            return Assignment(*part(unit_points, temperature))
-        taus = temperature.expand(len(unit_points), 1).split(rows)
-        parts = [
-            checkpoint(part, points, tau, use_reentrant=False)
-            for points, tau in zip(unit_points.split(rows), taus, strict=True)
-        ]
-    indices, surrogates, entropies, means, found = zip(*parts, strict=True)
-    shares = [len(entropy) / len(unit_points) for entropy in entropies]
-    mean = torch.stack([share * mean for share, mean in zip(shares, means, strict=True)]).sum(0)
-    return Assignment(
-        torch.cat(indices), torch.cat(surrogates), torch.cat(entropies), mean, torch.cat(found)
-    )
+        found: Any = ChunkedAssignment.apply(
+            unit_points, unit_codes, book.detach(), temperature, seed, k, slots or k, detached
+        )
+    return Assignment(*found)

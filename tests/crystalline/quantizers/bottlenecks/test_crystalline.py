@@ -6,7 +6,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from crystalline.quantizers.bottlenecks import CrystallineBottleneck, Temperature
+from crystalline.quantizers.bottlenecks import CrystallineBottleneck, Temperature, chunked
 from crystalline.quantizers.bottlenecks import assignment as module
 from crystalline.quantizers.bottlenecks.assignment import assign, assign_in_chunks
 
@@ -43,30 +43,53 @@ def test_the_soft_path_has_the_gradient_of_finite_differences():  # G1
     torch.autograd.gradcheck(lambda c: soft(points.detach(), c, temperature)[1:], (codes,))
 
 
-@pytest.mark.parametrize("limit", [1, 40, 10_000])
-def test_chunks_equal_the_definition_gradients_included(monkeypatch, limit):
-    monkeypatch.setattr(module, "_MAX_SCORES", limit)
+@pytest.mark.parametrize("limit", [1, 12, 10_000])
+@pytest.mark.parametrize("noise", [False, True])
+@pytest.mark.parametrize("detached", [False, True])
+@pytest.mark.parametrize("k", [1, 2])
+def test_chunks_equal_the_definition_gradients_included(monkeypatch, limit, noise, detached, k):
+    monkeypatch.setattr(chunked, "_CPU_SCORES", limit)
     torch.manual_seed(0)
+    seed = torch.tensor([5], dtype=torch.int32)
+    monkeypatch.setattr(module, "draw_seed", lambda device: seed)
     points = F.normalize(torch.randn(7, 3, dtype=torch.float64), dim=-1).requires_grad_()
     codes = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     temperature = (torch.rand(7, 1, dtype=torch.float64) + 0.2).requires_grad_()
-    scores = points @ F.normalize(codes, dim=-1).mT / temperature
-    plain = assign(scores, scores, codes, 2)
-    chunked = assign_in_chunks(
-        codes, F.normalize(codes, dim=-1), points, temperature, 2, noise=False, detached=False
-    )
-    for a, b in zip(chunked, plain, strict=True):
+    unit = F.normalize(codes, dim=-1)
+    scores = points @ unit.mT / temperature
+    noisy = points.detach() @ unit.mT / temperature if detached else scores
+    if noise:
+        noisy = noisy + chunked.gumbel_noise(seed, 0, 7, 5)
+    plain = assign(scores, noisy, codes, k)
+    fast = assign_in_chunks(codes, unit, points, temperature, k, noise=noise, detached=detached)
+    for a, b in zip(fast, plain, strict=True):
         torch.testing.assert_close(a, b)
     weights = [torch.randn_like(part) for part in plain[1:]]
     gradients = [
         torch.autograd.grad(
             sum((w * part).sum() for w, part in zip(weights, found[1:], strict=True)),
             (points, codes, temperature),
+            retain_graph=True,
         )
-        for found in (chunked, plain)
+        for found in (fast, plain)
     ]
     for a, b in zip(*gradients, strict=True):
         torch.testing.assert_close(a, b)
+
+
+def test_noise_follows_its_law_and_differs_by_seed_row_and_column():
+    seed = torch.tensor([3], dtype=torch.int32)
+    noise = chunked.gumbel_noise(seed, 0, 2000, 50).double()
+    assert torch.equal(chunked.gumbel_noise(seed, 700, 10, 50).double(), noise[700:710])
+    ends = torch.tensor([0, 0x7FFFFF, -1], dtype=torch.int32)
+    assert chunked._gumbel(ends).isfinite().all()
+    below = [(noise < at).double().mean().item() for at in (-1.0, 0.0, 1.0, 3.0)]
+    law = [math.exp(-math.exp(-at)) for at in (-1.0, 0.0, 1.0, 3.0)]
+    assert below == pytest.approx(law, abs=0.005)
+    others = [chunked.gumbel_noise(seed + 1, 0, 2000, 50), noise.roll(1, 0), noise.roll(1, 1)]
+    for other in others:
+        both = torch.stack([noise.flatten(), other.double().flatten()])
+        assert abs(float(torch.corrcoef(both)[0, 1])) < 0.015
 
 
 def test_the_temperature_decides_how_often_the_best_code_is_chosen():  # G3
