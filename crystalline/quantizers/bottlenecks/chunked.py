@@ -38,10 +38,10 @@ def _gumbel(bits: Int[Tensor, "*axes"]) -> Float[Tensor, "*axes"]:
 
 
 def _mixed(x: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
-    """The finaliser of MurmurHash3 (Appleby, public domain) in wrapping int32."""
-    x = (x ^ (x >> 16).bitwise_and_(0xFFFF)) * -2048144789
-    x = (x ^ (x >> 13).bitwise_and_(0x7FFFF)) * -1028477387
-    return x ^ (x >> 16).bitwise_and_(0xFFFF)
+    """The finaliser of MurmurHash3 (Appleby, public domain) in wrapping int32, in place."""
+    x = x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF)).mul_(-2048144789)
+    x = x.bitwise_xor_((x >> 13).bitwise_and_(0x7FFFF)).mul_(-1028477387)
+    return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
 class _Rows(NamedTuple):
