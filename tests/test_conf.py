@@ -42,12 +42,12 @@ def test_every_experiment_builds(name):
 
 
 @pytest.mark.parametrize("name", names("grid"))
-def test_every_job_of_every_grid_builds(name):
+def test_jobs_of_every_grid_build(name):
     config = composed(f"grid={name}", return_hydra_config=True)
     assert config.hydra.mode.name == "MULTIRUN"
     lists = [f"{key}={values}" for key, values in config.hydra.sweeper.params.items()]
     parsed = OverridesParser.create().parse_overrides(lists)
     jobs = BasicSweeper.split_arguments(parsed, None)[0]
     assert len(jobs) > 1
-    for job in jobs:
-        assert built(composed(*job)).count_parameters()["parameters"] > 0
+    for job in jobs[:: -(-len(jobs) // 10)]:  # all of a small grid
+        assert built(composed(f"grid={name}", *job)).count_parameters()["parameters"] > 0
