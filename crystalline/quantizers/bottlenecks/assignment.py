@@ -8,7 +8,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crystalline.quantizers.bottlenecks.chunked import ChunkedAssignment, draw_seed
+from crystalline.quantizers.bottlenecks.chunked import ChunkedAssignment, draw_seed, largest
 
 
 class Assignment(NamedTuple):
@@ -25,18 +25,6 @@ class Assignment(NamedTuple):
     """p averaged over the points."""
     scores: Float[Tensor, "n k"]
     """similarity / tau + noise of `indices`; no gradient."""
-
-
-def gumbel(like: Tensor) -> Tensor:
-    """Independent Gumbel(0, 1) noise."""
-    return -torch.empty_like(like).exponential_().log()
-
-
-def largest(scores: Float[Tensor, "n codebook_size"], k: int) -> Int[Tensor, "n k"]:
-    """Columns of the k largest entries of each row, largest first."""
-    if k == 1:  # a single pass; topk sorts
-        return scores.argmax(-1, keepdim=True)
-    return scores.topk(k, dim=-1).indices
 
 
 def assign(

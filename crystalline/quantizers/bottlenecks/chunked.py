@@ -44,6 +44,13 @@ def _mixed(x: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
     return x.bitwise_xor_((x >> 16).bitwise_and_(0xFFFF))
 
 
+def largest(scores: Float[Tensor, "n codebook_size"], k: int) -> Int[Tensor, "n k"]:
+    """Columns of the k largest entries of each row, largest first."""
+    if k == 1:  # a single pass; topk sorts
+        return scores.argmax(-1, keepdim=True)
+    return scores.topk(k, dim=-1).indices
+
+
 class _Rows(NamedTuple):
     """A chunk: its part of the rows, 1/tau, similarity / tau, and the same with noise."""
 
@@ -89,8 +96,6 @@ class ChunkedAssignment(torch.autograd.Function):
         slots: int,
         detached: bool,
     ) -> tuple[Tensor, ...]:
-        from crystalline.quantizers.bottlenecks.assignment import largest
-
         indices = torch.empty(len(points), slots, dtype=torch.int64, device=points.device)
         found = points.new_empty(indices.shape)
         surrogate, entropy = torch.empty_like(points), points.new_empty(len(points))

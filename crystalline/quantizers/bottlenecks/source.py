@@ -8,8 +8,8 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Codes, Edit
-from crystalline.quantizers.bottlenecks.assignment import gumbel
 from crystalline.quantizers.bottlenecks.base import Bottleneck, BottleneckOutput
+from crystalline.quantizers.bottlenecks.chunked import draw_seed, gumbel_noise
 from crystalline.quantizers.codebook import Update
 
 
@@ -75,10 +75,12 @@ class SourceBottleneck(Bottleneck):
         n = self.project(x)
         with torch.autocast(x.device.type, enabled=False):
             logits = n @ self.codes[0].mT
-            log_s = ((logits + gumbel(logits)) if self.training else logits) / temperature[
-                ..., None
-            ]
-            log_s = log_s.log_softmax(-1)
+            noisy = logits
+            if self.training:
+                rows = logits.shape[:-1].numel()
+                noise = gumbel_noise(draw_seed(x.device), 0, rows, self.codebook_size)
+                noisy = logits + noise.view_as(logits)
+            log_s = (noisy / temperature[..., None]).log_softmax(-1)
             s = log_s.exp()
             indices = log_s.detach().topk(self.num_codes_k, dim=-1).indices
             if override is not None:
