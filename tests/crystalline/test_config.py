@@ -68,7 +68,7 @@ def test_every_job_of_every_grid_builds(name):
     assert re.search(rf"^#   python -m crystalline.run .*grid={name}\b", text, re.MULTILINE)
     for key, values in params.items():
         for value in str(values).split(","):
-            model_of(composed(f"{key}={value}"))
+            model_of(composed(f"grid={name}", f"{key}={value}"))
 
 
 @pytest.mark.parametrize("name", options("quantizer"))
