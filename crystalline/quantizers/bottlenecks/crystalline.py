@@ -8,7 +8,7 @@ from typing import Literal
 import torch
 import torch.distributed as dist
 import torch.nn.functional as F
-from jaxtyping import Float, Int
+from jaxtyping import Bool, Float, Int
 from torch import Tensor
 from torch.distributed.nn.functional import all_reduce
 
@@ -20,6 +20,7 @@ from crystalline.quantizers.bottlenecks.base import (
     BottleneckOutput,
     unit_rms,
 )
+from crystalline.quantizers.bottlenecks.mean_assignment import MeanAssignment
 from crystalline.quantizers.codebook import Update
 from crystalline.quantizers.estimators import rotation
 from crystalline.quantizers.top_k import TopKCoding, top_k_coding
@@ -45,8 +46,9 @@ class CrystallineBottleneck(Bottleneck):
 
     Losses, means over positions: `codebook` |out - sg n|^2, `commitment` |n - sg out|^2 / d, and
     `compression` = (H(p) - usage_weight * H(mean p)) / ln K with p = softmax(cos / tau): codes sure
-    at each position, and all of them used. With usage_weight = 0 it is the seed's, whose minimum is
-    one code for everything (P7).
+    at each position, and all of them used. Where a batch has fewer than 10 K choices, mean p is
+    that of the latest rounds (`MeanAssignment`). With usage_weight = 0 it is the seed's, whose
+    minimum is one code for everything (P7).
 
     Args:
         d_group: Width of what passes.
@@ -90,6 +92,7 @@ class CrystallineBottleneck(Bottleneck):
         self.noise = noise
         self.usage_weight = usage_weight
         self.usage_floor = usage_floor
+        self.mean_assignment = MeanAssignment(codebook_size, num_codes_k)
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         return unit_rms(x)
@@ -175,9 +178,18 @@ class CrystallineBottleneck(Bottleneck):
             out = out + _silent(n)
         return out
 
+    def init_from_data(self, x: Tensor, generator: torch.Generator | None = None) -> None:
+        super().init_from_data(x, generator)
+        self.mean_assignment.restart()
+
+    def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        super().end_round(skip)
+        self.mean_assignment.end_round(skip)
+
     def _losses(self, n: Tensor, hard: Tensor, assignment: Assignment) -> dict[str, Tensor]:
         error = hard - n.detach()
-        mean = _over_processes(assignment.mean)
+        mean, processes = _over_processes(assignment.mean)
+        mean = self.mean_assignment(mean, processes * n.shape[:-1].numel())
         # A share that has underflowed to 0 has an infinite slope.
         usage = torch.special.entr(mean.clamp(min=torch.finfo(mean.dtype).tiny)).sum()
         scale = math.log(max(2, self.codebook_size))
@@ -194,8 +206,8 @@ def _silent(x: Tensor) -> Tensor:
     return x - x.detach()
 
 
-def _over_processes(mean: Tensor) -> Tensor:
-    """The mean over all processes, which hold equally many positions; differentiable."""
+def _over_processes(mean: Tensor) -> tuple[Tensor, int]:
+    """The mean over all processes, equally large and differentiable in each, and their number."""
     if dist.is_available() and dist.is_initialized() and dist.get_world_size() > 1:
-        return all_reduce(mean) / dist.get_world_size()
-    return mean
+        return all_reduce(mean) / dist.get_world_size(), dist.get_world_size()
+    return mean, 1
