@@ -17,14 +17,15 @@ from crystalline.quantizers.codebook import Codebook
 class DeadCodeReset(lightning.Callback):
     """At intervals, gives every site's dead codes the place of inputs that are served badly.
 
-    Inputs are those of the global batch just done, so nothing has to be kept between rounds and a
-    resumed run does the same. Under DDP rank 0 chooses and the others follow. Optimizers forget
-    the momentum of moved codes.
+    Inputs are those of the global batch just done, or of its first sequences, so nothing has to be
+    kept between rounds and a resumed run does the same. Under DDP rank 0 chooses and the others
+    follow. Optimizers forget the momentum of moved codes.
 
     Args:
         every_n_steps: Rounds between resets.
         idle_positions: Training positions without a choice after which a code is dead.
         max_fraction: At most this share of a book moves at once.
+        positions: Tokens of the round that are looked at, in whole sequences.
         until: Share of training after which codes are left alone, so that they can settle.
         seed: With the round, decides which inputs become codes.
     """
@@ -34,12 +35,14 @@ class DeadCodeReset(lightning.Callback):
         every_n_steps: int = 50,
         idle_positions: int = 50_000,
         max_fraction: float = 0.05,
+        positions: int = 16_384,
         until: float = 0.9,
         seed: int = 0,
     ) -> None:
         self.every_n_steps = every_n_steps
         self.idle_positions = idle_positions
         self.max_fraction = max_fraction
+        self.positions = positions
         self.until = until
         self.seed = seed
 
@@ -57,7 +60,8 @@ class DeadCodeReset(lightning.Callback):
             return
         revived = {site: torch.zeros_like(b.idle, dtype=torch.bool) for site, b in books.items()}
         if trainer.is_global_zero:
-            generator = torch.Generator().manual_seed(self.seed * 1_000_003 + step)
+            generator = torch.Generator(pl_module.device)
+            generator.manual_seed(self.seed * 1_000_003 + step)
 
             def revive(site: str, book: Codebook, inputs: Tensor) -> None:
                 revived[site] = book.revive_dead_codes(
@@ -67,8 +71,9 @@ class DeadCodeReset(lightning.Callback):
                     generator=generator,
                 )
 
-            batch = trainer.datamodule.train_batch(step - 1)  # type: ignore[attr-defined]
-            visit_codebooks(pl_module.model, batch.tokens.to(pl_module.device), revive)
+            tokens = trainer.datamodule.train_batch(step - 1).tokens  # type: ignore[attr-defined]
+            tokens = tokens[: -(-self.positions // tokens.shape[1])]
+            visit_codebooks(pl_module.model, tokens.to(pl_module.device), revive)
         for site, book in books.items():
             if trainer.world_size > 1:
                 follow_rank_0(book)

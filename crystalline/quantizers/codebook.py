@@ -173,7 +173,9 @@ class Codebook(nn.Module, ABC):
             self.standardiser.init_from_data(self.project(x))
         for level, points in self.residuals(x):
             centroids = kmeans(points, self.codebook_size, generator=generator)
-            self._set_codes(level, slice(None), centroids)
+            every = torch.zeros_like(self.idle, dtype=torch.bool)
+            every[level] = True
+            self._set_codes(every, centroids.expand_as(self.codes))
         self.idle.zero_()
 
     @torch.no_grad()
@@ -187,40 +189,47 @@ class Codebook(nn.Module, ABC):
     ) -> Bool[Tensor, "levels codebook_size"]:
         """Move codes that no recent position chose onto inputs that are served badly.
 
+        All levels are served at once, each by what the codes before the move leave to it: dead
+        codes carry nothing. Nothing here waits for the device.
+
         Args:
             x: Inputs of this site, as `forward` takes them.
             idle_positions: A code is dead when this many positions went by without choosing it.
             max_fraction: At most this share of a book (but one code) moves at once, the longest
                 idle first.
-            generator: CPU generator; decides which inputs become codes.
+            generator: Of the device of `x`; decides which inputs become codes.
 
         Returns:
             Which codes moved, so that optimizers can forget their momentum.
         """
-        revived = torch.zeros_like(self.idle, dtype=torch.bool)
-        limit = max(1, int(max_fraction * self.codebook_size))
-        left = self.has_dead_codes(idle_positions).tolist()
-        for level, points in self.residuals(x):
-            if left[level]:
-                idle = self.idle[level]
-                oldest = idle.argsort(descending=True, stable=True)[:limit]
-                dead = oldest[idle[oldest] >= idle_positions][: len(points)]
-                error = (points - self.codes[level][self.select(level, points)]).square().sum(-1)
-                # The largest of error / exponential noise: drawn by error, without replacement.
-                noise = torch.empty(len(points)).exponential_(generator=generator).to(error)
-                rows = (error / noise).topk(len(dead)).indices
-                self._set_codes(level, dead, points[rows])
-                self.idle[level, dead] = 0
-                revived[level, dead] = True
-            if not any(left[level + 1 :]):
-                break
+        points, errors = [], []
+        for level, rest in self.residuals(x):
+            code = self.codes[level][self.select(level, rest)]
+            points.append(rest)
+            errors.append((rest - code).square().sum(-1))
+        error = torch.stack(errors)
+        most = min(max(1, int(max_fraction * self.codebook_size)), error.shape[1])
+        oldest = self.idle.argsort(dim=-1, descending=True, stable=True)[:, :most]
+        dead = self.idle.gather(1, oldest) >= idle_positions
+        # The largest of error / exponential noise: drawn by error, without replacement.
+        noise = torch.empty_like(error).exponential_(generator=generator)
+        rows = (error / noise).topk(most, dim=-1).indices
+        revived = torch.zeros_like(self.idle, dtype=torch.bool).scatter_(1, oldest, dead)
+        place = torch.zeros_like(self.idle).scatter_(1, oldest, rows)
+        values = torch.stack(points).gather(1, place[..., None].expand_as(self.codes))
+        self._set_codes(revived, values)
+        self.idle.masked_fill_(revived, 0)
         return revived
 
     def has_dead_codes(self, idle_positions: int) -> Bool[Tensor, " levels"]:
         """Whether some code of each level has gone unchosen for so many positions."""
         return (self.idle >= idle_positions).any(-1)
 
-    def _set_codes(self, level: int, which: Tensor | slice, values: Tensor) -> None:
-        self.codes[level, which] = values
+    def _set_codes(
+        self,
+        which: Bool[Tensor, "levels codebook_size"],
+        values: Float[Tensor, "levels codebook_size codebook_dim"],
+    ) -> None:
+        self.codes.copy_(torch.where(which[..., None], values, self.codes))
         if self.average is not None:
-            self.average.restart(level, which, values)
+            self.average.restart(which, values)

@@ -60,8 +60,13 @@ class MovingAverage(nn.Module):
         self.ema_sums.copy_(sums)
         self.round_sums.zero_()
 
-    def restart(self, level: int, which: Tensor | slice, values: Tensor) -> None:
+    def restart(
+        self,
+        which: Bool[Tensor, "levels codebook_size"],
+        values: Float[Tensor, "levels codebook_size codebook_dim"],
+    ) -> None:
         """Give the codes `which` the weight of an average code at their new place `values`."""
-        weight = self.ema_counts[level].mean().clamp(min=1.0)
-        self.ema_counts[level, which] = weight
-        self.ema_sums[level, which] = values * weight
+        weight = self.ema_counts.mean(-1, keepdim=True).clamp(min=1.0)
+        self.ema_counts.copy_(torch.where(which, weight, self.ema_counts))
+        moved = values * weight[..., None]
+        self.ema_sums.copy_(torch.where(which[..., None], moved, self.ema_sums))
