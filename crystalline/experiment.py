@@ -20,6 +20,7 @@ from omegaconf import DictConfig, OmegaConf
 from callbacks.checkpoint import AtomicCheckpointIO, Checkpoint
 from callbacks.interruption import GracefulStop
 from callbacks.throughput import Throughput, peak_memory_mib
+from callbacks.verdict import Verdict
 from crystalline import checkpoint
 from crystalline.contract import LanguageModel
 from crystalline.devices import resolve_devices
@@ -134,6 +135,9 @@ class Experiment:
         summary = self._summary()
         if self.trainer.is_global_zero:
             write_summary(self.run_dir, summary)
+            verdict = _find(self.callbacks, Verdict)
+            if verdict is not None:
+                verdict.conclude(self.trainer, summary)
             self._log_figures(summary)
         for logger in self.loggers:
             if hasattr(logger, "log_artifact") and self.trainer.is_global_zero:

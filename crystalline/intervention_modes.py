@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from crystalline.interpret.machine_patching import MachinePatching
 from crystalline.interpret.sites import Code, site_named
 from crystalline.intervention_session import Session
 from crystalline.metrics.intervention_effect import InterventionEffect
+from crystalline.text_table import text_table
 from datamodules.batch import IGNORED
 from datamodules.fsm import FSMDataModule
 
@@ -78,7 +79,7 @@ def deactivate(session: Session) -> Found:
         "at tokens where the code fired, and at the rest: mean KL(clean || ablated) and rise of "
         "the loss, nats"
     )
-    return Found(f"{_table(rows)}\n{legend}", {"specificity": rows})
+    return Found(f"{text_table(rows)}\n{legend}", {"specificity": rows})
 
 
 def hold(session: Session) -> Found:
@@ -111,7 +112,9 @@ def compose(session: Session) -> Found:
         }
         for code, edit in zip(codes, edits, strict=True)
     ]
-    return Found(f"{_table(alone)}\n\n{_table([found])}", {"composability": found, "alone": alone})
+    return Found(
+        f"{text_table(alone)}\n\n{text_table([found])}", {"composability": found, "alone": alone}
+    )
 
 
 def states(session: Session) -> Found:
@@ -140,7 +143,7 @@ def states(session: Session) -> Found:
                 for name, row in found.items()
             ]
             figures[f"{feature}/prefix_{longest}"] = rows
-            tables.append(f"{feature}, prefix of at most {longest} states\n{_table(rows)}\n")
+            tables.append(f"{feature}, prefix of at most {longest} states\n{text_table(rows)}\n")
     tables.append(f"first transition {100 * figures['first_transition']:.1f} %")
     return Found("\n".join(tables), figures)
 
@@ -176,7 +179,7 @@ def steer(session: Session) -> Found:
             row["price"] = row["perplexity"] / (rows or [row])[0]["perplexity"]
         rows.append(row)
     chosen = [code._asdict() for code in control]
-    return Found(_table(rows), {"steering": rows, "control_codes": chosen})
+    return Found(text_table(rows), {"steering": rows, "control_codes": chosen})
 
 
 MODES: dict[str, Callable[[Session], Found]] = {
@@ -223,7 +226,7 @@ def _changes(
         for place, token in enumerate(tokens[0])
         if place >= min(at)
     ]
-    return Found(_table(rows), {"positions": rows})
+    return Found(text_table(rows), {"positions": rows})
 
 
 def _columns(left: str, right: str, width: int = 44) -> list[str]:
@@ -232,19 +235,3 @@ def _columns(left: str, right: str, width: int = 44) -> list[str]:
     columns = [[head, *textwrap.wrap(repr(text)[1:-1], width)] for head, text in texts.items()]
     pairs = zip_longest(*columns, fillvalue="")
     return [f"{a:<{width}}  {b}".rstrip() for a, b in pairs]
-
-
-def _table(rows: Sequence[Mapping[str, Any]]) -> str:
-    """Rows under the names of their entries."""
-    lines = [list(rows[0]), *([_shown(value) for value in row.values()] for row in rows)]
-    widths = [max(len(line[column]) for line in lines) for column in range(len(lines[0]))]
-    return "\n".join(
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(line, widths, strict=True)).rstrip()
-        for line in lines
-    )
-
-
-def _shown(value: Any) -> str:
-    if isinstance(value, bool):
-        return "*" if value else ""
-    return f"{value:.4f}" if isinstance(value, float) else str(value)
