@@ -5,8 +5,8 @@ import json
 from tests.running import train
 
 LIMITS = (
-    "+callbacks.verdict={_target_: callbacks.verdict.Verdict, limits: "
-    "{val/loss: {at_most: 100}, parameters: {at_most: {of: steps}}, nothing: {at_least: 0}}}"
+    "+callbacks.verdict.limits={val/loss: {at_most: 100}, "
+    "parameters: {at_most: {of: steps}}, nothing: {at_least: 0}}"
 )
 
 
