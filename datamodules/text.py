@@ -14,6 +14,7 @@ from datamodules.batch import IGNORED, Batch
 from datamodules.corpora.corpus import Corpus
 from datamodules.documents import hash_of, is_utf8
 from datamodules.rounds import RoundDataModule
+from datamodules.shuffling import shuffled
 from datamodules.splits import SPLITS
 from datamodules.token_stream import TokenStream, load_stream
 from datamodules.tokenizer_builders import TokenizerBuilder
@@ -39,6 +40,8 @@ class TextDataModule(RoundDataModule):
         seed: Decides the order of training windows.
         cache_dir: Folder for downloads, tokenizers and token files.
         path: File or folder with the corpus; None to search for it.
+        shuffle_tokens: Whether the tokens of each window come in a random order, in training and
+            evaluation: a control. The last window of a split, if it is padded, keeps its order.
     """
 
     streams: dict[str, TokenStream]
@@ -56,6 +59,7 @@ class TextDataModule(RoundDataModule):
         seed: int,
         cache_dir: str,
         path: str | None = None,
+        shuffle_tokens: bool = False,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         if seq_len < 1:
@@ -66,6 +70,8 @@ class TextDataModule(RoundDataModule):
         self._order = {"kind": windows, "seq_len": seq_len, "seed": seed, "stride": stride}
         self._cache_dir = Path(cache_dir).expanduser()
         self._path = path
+        self.shuffle_tokens = shuffle_tokens
+        self._seed = seed
 
     def prepare_data(self) -> None:
         """Find or download the corpus, train the tokenizer, write the token files; once."""
@@ -110,6 +116,9 @@ class TextDataModule(RoundDataModule):
     def train_batch(self, round_: int) -> Batch:
         ids, starts = self.train_tokens(), self._windows.starts(round_, self.batch_size)
         places = (starts[:, None] + np.arange(self.seq_len + 1)) % len(ids)
+        if self.shuffle_tokens:
+            first = round_ * self.batch_size
+            places = shuffled(places, list(range(first, first + len(places))), self._seed)
         rows = torch.from_numpy(ids[places].astype(np.int64))
         return Batch(rows[:, :-1].contiguous(), rows[:, 1:].contiguous())
 
@@ -123,6 +132,9 @@ class TextDataModule(RoundDataModule):
             count = self.num_eval_windows(split)
             numbers = numbers * self._num_windows(split) // count
         places = numbers[:, None] * self.seq_len + np.arange(self.seq_len + 1)
+        if self.shuffle_tokens:
+            whole = places[:, -1] < len(ids)
+            places[whole] = shuffled(places[whole], numbers[whole].tolist(), self._seed)
         rows = torch.from_numpy(ids[np.minimum(places, len(ids) - 1)].astype(np.int64))
         past = torch.from_numpy(places >= len(ids))
         tokens = rows.masked_fill(past, self.tokenizer.eot_id)[:, :-1].contiguous()
