@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -41,6 +42,9 @@ def unit_rms(x: Tensor) -> Float[Tensor, "*axes d_group"]:
 
 class Bottleneck(Codebook):
     """A site of the contract whose positions choose k different codes of one book.
+
+    Where `samples`, training chooses by chance; set `sampled` and evaluation does so too, without
+    counting or learning anything.
 
     Frozen codes stay as they were drawn, N(0, 1): they are neither started from data nor revived.
 
@@ -83,6 +87,7 @@ class Bottleneck(Codebook):
         self.share = 1 / num_codes_k if aggregate == "mean" else 1.0
         self.budget = BatchBudget(num_codes_k, codebook_size) if budget == "batch" else None
         self.num_slots = num_codes_k if self.budget is None else self.budget.num_slots
+        self.sampled = False
 
     @abstractmethod
     def forward(  # type: ignore[override]
@@ -95,6 +100,20 @@ class Bottleneck(Codebook):
         entropy: bool = False,
     ) -> BottleneckOutput:
         """The codes' sum in place of `x`; with `entropy`, also that of the whole assignment."""
+
+    @property
+    def samples(self) -> bool:
+        """Whether training chooses by chance."""
+        return False
+
+    @property
+    def noisy(self) -> bool:
+        """Whether the choice at hand is one by chance."""
+        return self.samples and (self.training or self.sampled)
+
+    def noise_floor(self, temperature: float) -> float:
+        """Entropy, in nats, of the assignment of training if all codes were alike to it."""
+        return math.log(self.codebook_size)
 
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n d_group"]]]:
         with torch.no_grad():

@@ -53,6 +53,8 @@ class BatchBudget(nn.Module):
         indices: Int[Tensor, "n slots"],
         scores: Float[Tensor, "n slots"],
         noiseless: Float[Tensor, "n slots"],
+        *,
+        shared: bool = False,
     ) -> Int[Tensor, "n slots"]:
         """The indices, the best one in place of those that are not used.
 
@@ -60,12 +62,12 @@ class BatchBudget(nn.Module):
             indices: Each position's best, best first.
             scores: What they were chosen by.
             noiseless: The largest similarity / temperature of each position, largest first.
+            shared: Whether positions share their codes as in training, whatever the mode.
         """
         if self.training:
-            used = self.shared_out(scores)
             self.note(noiseless)
-        else:
-            used = self.passing(scores)
+        share = shared or self.training
+        used = self.shared_out(scores) if share else self.passing(scores)
         return torch.where(used, indices, indices[:, :1])
 
     def shared_out(self, scores: Float[Tensor, "n slots"]) -> Bool[Tensor, "n slots"]:

@@ -21,6 +21,7 @@ from crystalline.quantizers.bottlenecks.base import (
     unit_rms,
 )
 from crystalline.quantizers.bottlenecks.mean_assignment import MeanAssignment
+from crystalline.quantizers.bottlenecks.noise_floor import gumbel_entropy
 from crystalline.quantizers.codebook import Update
 from crystalline.quantizers.estimators import rotation
 from crystalline.quantizers.top_k import TopKCoding, top_k_coding
@@ -94,6 +95,16 @@ class CrystallineBottleneck(Bottleneck):
         self.usage_floor = usage_floor
         self.mean_assignment = MeanAssignment(codebook_size, num_codes_k)
 
+    @property
+    def samples(self) -> bool:
+        return self.noise
+
+    def noise_floor(self, temperature: float) -> float:
+        """Noise stands beside similarity / tau, undivided: the floor has temperature 1."""
+        if not self.noise:
+            return super().noise_floor(temperature)
+        return gumbel_entropy(self.codebook_size, 1.0)
+
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         return unit_rms(x)
 
@@ -107,7 +118,7 @@ class CrystallineBottleneck(Bottleneck):
         entropy: bool = False,
     ) -> BottleneckOutput:
         n = self.project(x)
-        if self.training or self.estimator == "soft":
+        if self.training or self.noisy or self.estimator == "soft":
             assignment = self._assign(n, temperature)
             indices, scores = assignment.indices, assignment.scores
             uncertainty = assignment.entropy.detach()
@@ -117,9 +128,8 @@ class CrystallineBottleneck(Bottleneck):
             indices, scores = coding.indices[0], coding.logits[0]
             uncertainty = None if coding.entropy is None else coding.entropy[0]
         if self.budget is not None:
-            noisy = self.noise and self.training
-            noiseless = self._choose(n, temperature, False).logits[0] if noisy else scores
-            indices = self.budget(indices, scores, noiseless)
+            noiseless = self._choose(n, temperature, False).logits[0] if self.noisy else scores
+            indices = self.budget(indices, scores, noiseless, shared=self.noisy)
         chosen = indices = indices.view(*x.shape[:-1], -1)
         if override is not None:
             indices = self.edited(indices, n, temperature, override, positions)
@@ -151,7 +161,7 @@ class CrystallineBottleneck(Bottleneck):
         unit = F.normalize(book, dim=-1)
         return assign_in_chunks(
             book, unit, points, tau, self.num_codes_k,
-            noise=self.noise and self.training, detached=self.estimator == "hybrid",
+            noise=self.noisy, detached=self.estimator == "hybrid",
             slots=self.num_slots,
         )  # fmt: skip
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from crystalline.contract import Codes, Edit
 from crystalline.quantizers.bottlenecks.base import Bottleneck, BottleneckOutput
 from crystalline.quantizers.bottlenecks.chunked import draw_seed, gumbel_noise
+from crystalline.quantizers.bottlenecks.noise_floor import gumbel_entropy
 from crystalline.quantizers.codebook import Update
 
 
@@ -60,6 +61,13 @@ class SourceBottleneck(Bottleneck):
         self.gain = nn.Parameter(torch.ones(()))
         self.maintained = False
 
+    @property
+    def samples(self) -> bool:
+        return True
+
+    def noise_floor(self, temperature: float) -> float:
+        return gumbel_entropy(self.codebook_size, temperature)
+
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
@@ -76,7 +84,7 @@ class SourceBottleneck(Bottleneck):
         with torch.autocast(x.device.type, enabled=False):
             logits = n @ self.codes[0].mT
             noisy = logits
-            if self.training:
+            if self.noisy:
                 rows = logits.shape[:-1].numel()
                 noise = gumbel_noise(draw_seed(x.device), 0, rows, self.codebook_size)
                 noisy = logits + noise.view_as(logits)
