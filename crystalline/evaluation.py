@@ -8,18 +8,15 @@ from pathlib import Path
 from typing import Any
 
 import lightning
-import torch
 from hydra.core.hydra_config import HydraConfig
 from hydra.utils import instantiate
-from jaxtyping import Bool, Int
 from omegaconf import DictConfig, OmegaConf
-from torch import Tensor
 
 from crystalline.checkpoint import Loaded
-from crystalline.contract import Codes
 from crystalline.devices import resolve_devices
 from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
+from crystalline.metrics.code_rate import CodeRate
 from crystalline.metrics.codebook_usage import usage_by_site
 from crystalline.metrics.token_loss import TokenLoss
 from crystalline.tokenizer import Tokenizer
@@ -83,7 +80,7 @@ def name_of(loaded: Loaded, config: DictConfig) -> str:
 
 
 def score(loaded: Loaded, data: RoundDataModule, split: str) -> dict[str, float | None]:
-    """Loss (nats per target), bits per byte, perplexity and codebook figures of a split.
+    """Loss (nats per target), bits per byte, perplexity, usage and bits of codes of a split.
 
     The model runs where it is, in the precision that a run would take there.
     """
@@ -92,7 +89,7 @@ def score(loaded: Loaded, data: RoundDataModule, split: str) -> dict[str, float 
     trainer = DictConfig({**loaded.config["trainer"], **place})
     precision: Any = resolve_devices(trainer).precision
     fabric = lightning.Fabric(**place, precision=precision)
-    loss, counts = TokenLoss().to(device), {}
+    loss, rate = TokenLoss().to(device), CodeRate()
     loaders: dict[str, Callable[[], Any]] = {
         "val": data.val_dataloader,
         "test": data.test_dataloader,
@@ -103,26 +100,13 @@ def score(loaded: Loaded, data: RoundDataModule, split: str) -> dict[str, float 
             wanted = batch.targets.to(device)
             output = model(batch.tokens.to(device), codes=True)
             loss.update(output.cross_entropy(wanted), wanted)
-            for site, codes in output.codes.items():
-                counts[site] = counts.get(site, 0) + count_codes(codes, wanted != IGNORED)
+            rate.update(output.codes, wanted != IGNORED)
     sizes = data.split_bytes
-    return {**loss.compute().figures(sizes[split] if sizes else None), **usage_by_site(counts)}
-
-
-def count_codes(
-    codes: Codes, scored: Bool[Tensor, "batch pos"]
-) -> Int[Tensor, "levels codebook_size"]:
-    """How often each code was chosen at positions that end on a scored token."""
-    last = codes.last_tokens().clamp(max=scored.shape[1] - 1)
-    real = scored.gather(1, last)
-    if codes.mask is not None:
-        real = real & codes.mask
-    if codes.weights is not None and codes.shared:  # slots of weight 0 are not used
-        levels = [codes.indices[real[..., None] & (codes.weights > 0)]]
-    else:
-        chosen = codes.indices[real]
-        levels = [chosen.flatten()] if codes.shared else list(chosen.unbind(-1))
-    return torch.stack([torch.bincount(level, minlength=codes.codebook_size) for level in levels])
+    return {
+        **loss.compute().figures(sizes[split] if sizes else None),
+        **usage_by_site({site: counts.codes for site, counts in rate.sites.items()}),
+        **rate.figures(),
+    }
 
 
 def table(scores: Mapping[str, Mapping[str, float | None]]) -> str:
@@ -134,6 +118,7 @@ def table(scores: Mapping[str, Mapping[str, float | None]]) -> str:
         "accuracy": "accuracy",
         "code usage": "codebook/usage",
         "code perplexity": "codebook/perplexity",
+        "code bits": "code_bits",
     }
     lines = [f"{'split':<6}" + "".join(f"{title:>17}" for title in columns)]
     for split, figures in scores.items():

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from crystalline.contract import ModelOutput
 from crystalline.errors import UserError
-from crystalline.evaluation import count_codes, name_of
+from crystalline.evaluation import name_of
 from crystalline.generate import number
 from crystalline.interpret import steering
 from crystalline.interpret.effects import composability, jsd, specificity
@@ -22,6 +22,7 @@ from crystalline.interpret.interventions import activations, clamp, merge, patch
 from crystalline.interpret.machine_patching import MachinePatching
 from crystalline.interpret.sites import Code, site_named
 from crystalline.intervention_session import Session
+from crystalline.metrics.code_counts import count_codes
 from crystalline.metrics.intervention_effect import InterventionEffect
 from crystalline.text_table import text_table
 from datamodules.batch import IGNORED

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
-from crystalline.contract import LanguageModel
+from crystalline.contract import Codes, LanguageModel, ModelOutput
 from crystalline.errors import UserError
 from crystalline.eval_mode import uncompiled
 from crystalline.metrics.token_loss import TokenLoss
@@ -242,8 +242,12 @@ class LanguageModeling(lightning.LightningModule):
     def validation_step(self, batch: Any, batch_idx: int) -> None:
         self._evaluate("val", batch)
 
-    def test_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._evaluate(EVALUATION_SPLITS[dataloader_idx], batch)
+    def test_step(
+        self, batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> dict[str, dict[str, Codes]]:
+        """Score a batch; its codes go to callbacks."""
+        output = self._evaluate(EVALUATION_SPLITS[dataloader_idx], batch, codes=True)
+        return {"codes": output.codes}
 
     def on_validation_epoch_end(self) -> None:
         if not self.trainer.sanity_checking:
@@ -252,11 +256,12 @@ class LanguageModeling(lightning.LightningModule):
     def on_test_epoch_end(self) -> None:
         self.results = self._finish(EVALUATION_SPLITS)
 
-    def _evaluate(self, split: str, batch: Any) -> None:
+    def _evaluate(self, split: str, batch: Any, *, codes: bool = False) -> ModelOutput:
         tokens, targets = batch
         with uncompiled(self.model):  # short last batches would each be compiled anew
-            output = self.model(tokens)
+            output = self.model(tokens, codes=codes)
         self._metric(split).update(output.cross_entropy(targets), targets)
+        return output
 
     def _finish(self, splits: tuple[str, ...]) -> dict[str, float | None]:
         results: dict[str, float | None] = {}

@@ -4,11 +4,8 @@ import json
 import math
 
 import pytest
-import torch
 
 import crystalline
-from crystalline.contract import Codes
-from crystalline.evaluation import count_codes
 from tests.running import command, train
 
 
@@ -77,18 +74,3 @@ def test_what_a_user_gets_wrong_is_one_line(finished, capfd, arguments, line):
     assert said.startswith("crystalline.evaluate: ")
     assert line in said
     assert said.count("\n") == 1
-
-
-def test_codes_are_counted_where_their_last_token_is_scored():
-    scored = torch.tensor([[True, True, True, False, False]])
-    indices = torch.tensor([[[0, 1], [2, 1], [2, 0], [1, 0], [1, 0]]])
-    assert count_codes(Codes(indices, 3), scored).tolist() == [[1, 0, 2], [1, 2, 0]]
-    assert count_codes(Codes(indices, 3, shared=True), scored).tolist() == [[2, 2, 2]]
-    used = torch.ones(indices.shape)
-    used[..., 1] = 0  # second slots stand empty
-    mixed = Codes(indices, 3, shared=True, weights=used)
-    assert count_codes(mixed, scored).tolist() == [[1, 0, 2]]
-    pairs = Codes(indices[:, :2], 3, span=2)  # they end on tokens 1 and 3
-    assert count_codes(pairs, scored).tolist() == [[1, 0, 0], [0, 1, 0]]
-    mask = torch.tensor([[True, False, True, True, True]])
-    assert count_codes(Codes(indices, 3, mask=mask), scored).tolist() == [[1, 0, 1], [1, 1, 0]]
