@@ -15,12 +15,18 @@ from crystalline.tradeoff import curves_png
 class Temperatures(lightning.Callback):
     """Logs `temperature/<site>` for every site that has one, and their mean in each layer.
 
-    At the end of training the means are drawn: `temperatures.png` in the run folder.
+    At the end of training the means are drawn: `temperatures.png` in the run folder; the last ones
+    are in the summary.
     """
 
     def __init__(self) -> None:
         self.means: dict[str, list[tuple[float, float]]] = {}
         """(round, mean temperature) of each layer, as logged."""
+
+    @property
+    def figures(self) -> dict[str, float]:
+        """Of the summary: the last mean of each layer."""
+        return {f"temperature/{name}": points[-1][1] for name, points in self.means.items()}
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int

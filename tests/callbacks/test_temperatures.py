@@ -24,6 +24,8 @@ def test_every_site_and_the_mean_of_every_layer_is_logged(corpus, tmp_path, monk
         "temperature/layer_2": 3.0,
     }
     assert (run.folder / "temperatures.png").read_bytes().startswith(b"\x89PNG")
+    last = {name: v for name, v in run.summary.items() if name.startswith("temperature/")}
+    assert last == {"temperature/layer_0": 1.0, "temperature/layer_2": 3.0}
 
 
 def test_a_model_without_temperatures_logs_none(corpus, tmp_path):
