@@ -27,7 +27,7 @@ class SparseAutoencoder(Bottleneck):
     (BatchTopK, Bussmann et al. 2024, arXiv:2412.06410; see `BatchBudget`). Loss `reconstruction` is
     the mean over elements of (n^ - n)^2, hence about the share of variance that is lost. Loss
     `dead` (AuxK of Gao et al.) is the same for what is left, n - n^, reconstructed by the d/2
-    strongest of the latents that are dead; 0 while none is. No gradient reaches x in training.
+    strongest of the latents that are dead; 0 while none is.
 
     Codes are the latents, weights their strengths z. An edit says only which latents are active:
     one that the position would choose itself has its own strength there, one that is brought in has
@@ -41,8 +41,8 @@ class SparseAutoencoder(Bottleneck):
         dead_positions: A latent is dead when it was not chosen for this many training choices.
 
     Raises:
-        ValueError: If k lies outside [1, K], 2k is above K with `budget="batch"` and k > 1, or an
-            option is unknown.
+        ValueError: If k lies outside [1, K], 2k is above K with `budget="batch"` and k > 1,
+            `dead_positions` is below 1, or an option is unknown.
     """
 
     usual: Float[Tensor, " codebook_size"]
@@ -61,6 +61,8 @@ class SparseAutoencoder(Bottleneck):
         super().__init__(
             d_group, codebook_size, num_codes_k, aggregate="sum", cosine=False, budget=shared
         )
+        if dead_positions < 1:
+            raise ValueError(f"dead_positions must be at least 1, got {dead_positions}")
         self.maintained = False  # loss `dead` looks after dead latents; k-means would undo W_enc
         self.dead_positions = dead_positions
         self.num_dead_k = min(codebook_size, max(1, d_group // 2))
