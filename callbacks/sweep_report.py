@@ -13,6 +13,7 @@ from hydra.experimental.callback import Callback
 from omegaconf import DictConfig, OmegaConf
 
 from callbacks.mlflow_connection import NAME_TAG, PARENT_VARIABLE, connect
+from crystalline.errors import UserError
 from crystalline.files import write_atomically
 from crystalline.results import PICTURE, read_rows, report_markdown, results_csv
 from crystalline.tradeoff import tradeoff_png
@@ -29,9 +30,21 @@ class SweepReport(Callback):
 
     They are rebuilt at every job's end, failed jobs included, from the jobs' folders alone. If the
     jobs log to MLflow, their runs get a common parent, which receives these files at the end.
+
+    Args:
+        x: Figure of the summaries on the picture's horizontal axis, such as "test/code_bits"; null
+            for the swept number with the most values.
+        split: "val" or "test": whose score is on the vertical axis.
+
+    Raises:
+        UserError: If `split` is another.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, x: str | None, split: str) -> None:
+        if split not in ("val", "test"):
+            raise UserError(f"hydra.callbacks.sweep_report.split={split}: give val or test")
+        self.x = x
+        self.split = split
         self._folder: Path | None = None  # None: a single run
         self._parent: tuple[MlflowClient, str] | None = None
 
@@ -52,7 +65,7 @@ class SweepReport(Callback):
 
     def on_job_end(self, config: DictConfig, **_: Any) -> None:
         if self._folder is not None:
-            build_report(self._folder)
+            build_report(self._folder, self.x, self.split)
 
     def on_multirun_end(self, config: DictConfig, **_: Any) -> None:
         if self._folder is None:
@@ -76,15 +89,16 @@ class SweepReport(Callback):
             _log.warning("MLflow cannot be reached (%s); its parent run stays open", error)
 
 
-def build_report(folder: Path) -> None:
+def build_report(folder: Path, x: str | None = None, split: str = "val") -> None:
     """Write the three files of a sweep's folder from what its jobs have left there.
 
-    Jobs of several processes may end at once: the file lock makes the last one see them all.
+    Jobs of several processes may end at once: the file lock makes the last one see them all. For
+    the picture's axes `x` and `split` see `tradeoff_png`.
     """
     with FileLock(folder / ".report.lock"):
         rows = read_rows(folder)
         write_atomically(folder / "results.csv", results_csv(rows))
-        picture = tradeoff_png(rows)
+        picture = tradeoff_png(rows, x, split)
         if picture is not None:
             write_atomically(folder / PICTURE, picture)
         title = f"Sweep {folder.parent.name} {folder.name}"

@@ -15,7 +15,7 @@ import yaml
 
 from crystalline.errors import UserError
 from crystalline.files import write_atomically
-from crystalline.results import DEAD, markdown_table, number, score, shown
+from crystalline.results import BITS, DEAD, markdown_table, number, score, shown
 from crystalline.tradeoff import spread_png
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
@@ -137,6 +137,8 @@ def table(summaries: Sequence[Summary]) -> str:
 def _one_table(summaries: Sequence[Summary]) -> str:
     unit = score(summaries)
     header = ["row", "runs", f"val/{unit}", f"test/{unit}", "dead codes", "worst site"]
+    rated = bool(_values(summaries, BITS))
+    header += ["code bits a token"] * rated
     studied = list(dict.fromkeys(key for s in summaries for key in s if key.startswith(STUDY)))
     header += [key.removeprefix(STUDY) for key in studied]
     header += ["tokens seen", "tokens/s", "parameters", "without codebooks"]
@@ -148,7 +150,7 @@ def _one_table(summaries: Sequence[Summary]) -> str:
         cells += [spread(_values(runs, f"{split}/{unit}")) for split in ("val", "test")]
         cells += [shown(DEAD, _mean(_values(runs, DEAD)))]
         cells += [shown(DEAD, max(worst, default=None))]
-        cells += [spread(_values(runs, key)) for key in studied]
+        cells += [spread(_values(runs, key)) for key in [BITS] * rated + studied]
         for key in ("tokens_seen", "tokens_per_second", "parameters"):
             cells.append(shown(key, _mean(_values(runs, key))))
         without = _mean(_values(runs, "parameters_without_codebooks"))

@@ -17,6 +17,7 @@ import yaml
 
 PICTURE = "tradeoff.png"
 DEAD = "codebook/dead_fraction"
+BITS = "test/code_bits"
 _ERROR_FILE = "error.txt"
 
 
@@ -96,6 +97,8 @@ def report_markdown(rows: Sequence[Row], title: str) -> str:
     lines = [f"# {title}", "", f"{len(finished)} jobs finished, {len(failed)} failed."]
     if finished:
         metrics = [f"test/{unit}", f"val/{unit}", DEAD, "tokens_per_second", "parameters"]
+        if any(row.value(BITS) is not None for row in finished):
+            metrics.insert(2, BITS)
         keys = swept_keys(rows)
         header = ["job", *keys, *metrics]
         body = []

@@ -19,31 +19,41 @@ _LOG_RATIO = 20  # axes whose largest value is so many times the smallest are lo
 _FAR = 1.25  # rows beyond so many times the middle row are off the scale
 
 
-def tradeoff_png(rows: Sequence[Row]) -> bytes | None:
-    """Validation score of a sweep's jobs against what was swept, as a PNG; None without results.
+def tradeoff_png(rows: Sequence[Row], x: str | None = None, split: str = "val") -> bytes | None:
+    """Score of a sweep's jobs against what was swept, as a PNG; None without results.
 
     The horizontal axis is the swept number with the most values, else the entropy of the codes,
-    else the number of parameters; every setting of the other swept keys is a line of its own.
+    else the number of parameters; every setting of the other swept keys is a line of its own. With
+    `x`, a figure that some job has, the axis is that figure and the lines remain what they were:
+    along each of them goes the swept number.
+
+    Args:
+        rows: The jobs.
+        x: Figure of the summaries, such as "test/code_bits".
+        split: Whose score: "val" or "test".
     """
     unit = score([row.summary for row in rows])
-    finished = [row for row in rows if row.value(f"val/{unit}") is not None]
+    finished = [row for row in rows if row.value(f"{split}/{unit}") is not None]
     if not finished:
         return None
-    axis, positions = _horizontal(finished)
-    others = [key for key in swept_keys(finished) if key not in (axis, "seed")]
+    swept, positions = _horizontal(finished)
+    axis = swept
+    if x is not None and any(row.value(x) is not None for row in finished):
+        axis, positions = x, [row.value(x) for row in finished]
+    others = [key for key in swept_keys(finished) if key not in (swept, "seed")]
     lines: dict[str, list[tuple[float, float]]] = {}
-    for row, x in zip(finished, positions, strict=True):
-        y = row.value(f"val/{unit}")
-        if x is not None and y is not None:
+    for row, place in zip(finished, positions, strict=True):
+        y = row.value(f"{split}/{unit}")
+        if place is not None and y is not None:
             name = ", ".join(f"{key}={row.overrides.get(key, '')}" for key in others)
-            lines.setdefault(_wrapped(name), []).append((x, y))
+            lines.setdefault(_wrapped(name), []).append((place, y))
     figure, axes = _figure(6.0, 4.0)
     for name, points in lines.items():
         xs, ys = zip(*sorted(points), strict=True)
         axes.plot(xs, ys, marker="o", label=name or None)
-    _scale(axes, [x for points in lines.values() for x, _ in points])
+    _scale(axes, [place for points in lines.values() for place, _ in points])
     axes.set_xlabel(axis)
-    axes.set_ylabel(f"val/{unit}")
+    axes.set_ylabel(f"{split}/{unit}")
     if any(lines):
         axes.legend(fontsize="small")
     return _png(figure)

@@ -115,6 +115,14 @@ def test_a_table_shows_the_worst_site_and_the_commands():
     assert "H100; torch 2.11." in text
 
 
+def test_bits_of_codes_are_a_column_where_a_run_has_them():
+    runs = [summary(1.8, row="a", **{"test/code_bits": 12.5}), summary(1.7, row="b")]
+    header, _, first, second = table(runs).splitlines()[:4]
+    assert "| worst site | code bits a token | tokens seen |" in header
+    assert "| - | 12.5000 | 2,000,000 |" in first
+    assert "| - | - | 2,000,000 |" in second
+
+
 def test_figures_of_a_study_are_columns_with_mean_and_spread():
     runs = [
         summary(1.8, 0, row="a", **{"study/transitions": 0.5, "study/effect all": 0.25}),

@@ -92,14 +92,14 @@ def test_csv_has_every_override_and_number_once(sweep):
     assert not {"versions", "device", "flag"} & rows[0].keys()
 
 
-def plotted(monkeypatch, rows):
+def plotted(monkeypatch, rows, **axes):
     """The axes that a picture was made of."""
     from crystalline import tradeoff
 
     figures = []
     make_png = tradeoff._png
     monkeypatch.setattr(tradeoff, "_png", lambda f: figures.append(f) or make_png(f))
-    picture = tradeoff_png(rows)
+    picture = tradeoff_png(rows, **axes)
     assert picture is not None
     assert picture.startswith(PNG)
     return figures[0].axes[0]
@@ -123,6 +123,23 @@ def test_where_no_number_was_swept_the_picture_shows_entropy_or_parameters(sweep
     assert plotted(monkeypatch, read_rows(folder)).get_xlabel() == "codebook/entropy"
     sweep(2, ["model=c"], summary(1.5))
     assert plotted(monkeypatch, read_rows(folder)).get_xlabel() == "parameters"
+
+
+def test_the_picture_may_show_a_figure_of_the_summaries_along_lines_of_what_was_swept(
+    sweep, monkeypatch
+):
+    for job, (k, weight) in enumerate((k, w) for k in (1, 4) for w in (0, 0.1, 0.001)):
+        bits = {"test/code_bits": 10.0 * k - weight}
+        folder = sweep(job, [f"k={k}", f"weight={weight}"], summary(2.0, 1 + job, **bits))
+    rows = read_rows(folder)
+    axes = plotted(monkeypatch, rows, x="test/code_bits", split="test")
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("test/code_bits", "test/bpb")
+    assert [line.get_label() for line in axes.lines] == ["k=1", "k=4"]
+    assert list(axes.lines[0].get_xdata()) == [9.9, 9.999, 10.0]
+    assert list(axes.lines[0].get_ydata()) == [2, 3, 1]
+    assert plotted(monkeypatch, rows, x="no/such").get_xlabel() == "weight"
+    page = report_markdown(rows, "Sweep")
+    assert "| job | k | weight | test/bpb | val/bpb | test/code_bits |" in page
 
 
 def test_there_is_no_picture_without_a_result(sweep):
