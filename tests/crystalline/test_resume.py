@@ -44,6 +44,24 @@ def test_six_rounds_and_six_more_are_twelve_bit_for_bit(corpus, tmp_path, update
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
 
+@pytest.mark.parametrize("accumulate", [1, 2])
+def test_estimates_over_rounds_go_on_where_they_stood(corpus, tmp_path, accumulate):
+    options = (
+        *OPTIONS,
+        *("model=crystalline", "model.num_layers=1", "model.num_codes_k=1"),
+        *("model.codebook_size=32", "model.lambda_compress=1.0"),  # a round has 64 choices of 320
+        f"objective.accumulate={accumulate}",
+    )
+    whole = train(corpus, tmp_path / "whole", *options, model="transformer")
+    parts = train(corpus, tmp_path / "parts", *options, stop(5), model="transformer")
+    weights = torch.load(parts.last, weights_only=True)["state_dict"]
+    estimates = [v for name, v in weights.items() if name.endswith("mean_assignment.weight")]
+    assert len(estimates) == 3
+    assert all(0 < weight < 1 for weight in estimates)
+    assert resume(parts.last).status == 0
+    assert parts.losses() == whole.losses()
+
+
 def test_a_stop_between_validations_adds_none(corpus, tmp_path):
     options = (*OPTIONS, "trainer.val_check_interval=4")
     whole = train(corpus, tmp_path / "whole", *options, model="transformer")
