@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import re
 from collections import defaultdict
 from typing import Any
 
 import lightning
 
 from callbacks.run_folder import save_artifact
+from crystalline.interpret.sites import layer_of
 from crystalline.tradeoff import curves_png
 
 
@@ -34,10 +34,10 @@ class Temperatures(lightning.Callback):
         if not pl_module.logs_now:
             return
         values = {s: float(t.float().mean()) for s, t in pl_module.model.temperatures().items()}
-        layers: dict[str, list[float]] = defaultdict(list)
+        layers: dict[int, list[float]] = defaultdict(list)
         for site, value in values.items():
-            if number := re.search(r"\.(\d+)\.", site):
-                layers[number[1]].append(value)
+            if (layer := layer_of(site)) is not None:
+                layers[layer].append(value)
         means = {f"layer_{n}": sum(v) / len(v) for n, v in layers.items()}
         for name, mean in means.items():
             self.means.setdefault(name, []).append((trainer.global_step, mean))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from typing import NamedTuple
 
@@ -37,6 +38,12 @@ class Code(NamedTuple):
     level: int
     """Its book: a level of a residual quantizer; 0 where slots share a book."""
     code: int
+
+
+def layer_of(site: str) -> int | None:
+    """The layer that a site's name tells: its first number ("layers.3.mlp.group.0"); else None."""
+    number = re.search(r"\.(\d+)(?:\.|$)", site)
+    return int(number[1]) if number else None
 
 
 def find_sites(model: LanguageModel) -> dict[str, Site]:

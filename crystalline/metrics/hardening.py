@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
@@ -11,6 +10,7 @@ from torch import Tensor
 
 from crystalline.contract import LanguageModel
 from crystalline.eval_mode import evaluating
+from crystalline.interpret.sites import layer_of
 from crystalline.layers.cross_entropy import IGNORED
 from crystalline.quantizers.bottlenecks import Bottleneck
 
@@ -63,12 +63,6 @@ def hardening(
         found = {name: loss(sites, seeds, draw) for name, sites in layers.items()}
         found["all"] = loss(books.keys(), 1, draw)  # nothing is drawn: once is enough
     return {f"hardening/{name}": value - by_chance for name, value in found.items()}
-
-
-def layer_of(site: str) -> int | None:
-    """The layer that a site's name tells, its first number ("layers.3.mlp.group.0"); else None."""
-    number = re.search(r"\.(\d+)\.", site)
-    return int(number[1]) if number else None
 
 
 @contextmanager

@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from crystalline.metrics.hardening import hardening, layer_of
+from crystalline.interpret.sites import layer_of
+from crystalline.metrics.hardening import hardening
 from tests import model_zoo
 
 SURE, WARM = -30.0, 0.0  # of rho: temperatures near 0 and 0.7
@@ -19,7 +20,7 @@ def build(mode: str = "crystalline", rho: tuple[float, ...] = (WARM, WARM), **op
             torch.nn.init.ones_(part.gain)
         if mode == "crystalline":
             part.temperature.minimum = 1e-7
-            torch.nn.init.constant_(part.temperature.rho, rho[layer_of(f"{name}.") or 0])
+            torch.nn.init.constant_(part.temperature.rho, rho[layer_of(name) or 0])
     return model
 
 
@@ -84,9 +85,3 @@ def test_it_leaves_no_trace_and_repeats_itself():
                                   "crystalline_input_ste"])  # fmt: skip
 def test_models_that_choose_without_chance_have_none(name):
     assert hardening(model_zoo.build(name), batches(), seeds=1) == {}
-
-
-def test_the_layer_of_a_site_is_the_first_number_of_its_name():
-    assert layer_of("layers.3.mlp.group.0") == 3
-    assert layer_of("stages.0.blocks.2.quantizer") == 0
-    assert layer_of("quantizer") is None
