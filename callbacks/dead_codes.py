@@ -73,7 +73,8 @@ class DeadCodeReset(lightning.Callback):
 
             tokens = trainer.datamodule.train_batch(step - 1).tokens  # type: ignore[attr-defined]
             tokens = tokens[: -(-self.positions // tokens.shape[1])]
-            visit_codebooks(pl_module.model, tokens.to(pl_module.device), revive)
+            with trainer.precision_plugin.forward_context():
+                visit_codebooks(pl_module.model, tokens.to(pl_module.device), revive)
         for site, book in books.items():
             if trainer.world_size > 1:
                 follow_rank_0(book)

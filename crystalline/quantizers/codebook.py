@@ -173,9 +173,7 @@ class Codebook(nn.Module, ABC):
             self.standardiser.init_from_data(self.project(x))
         for level, points in self.residuals(x):
             centroids = kmeans(points, self.codebook_size, generator=generator)
-            every = torch.zeros_like(self.idle, dtype=torch.bool)
-            every[level] = True
-            self._set_codes(every, centroids.expand_as(self.codes))
+            self._set_codes(level, torch.ones_like(self.idle[level], dtype=torch.bool), centroids)
         self.idle.zero_()
 
     @torch.no_grad()
@@ -189,8 +187,8 @@ class Codebook(nn.Module, ABC):
     ) -> Bool[Tensor, "levels codebook_size"]:
         """Move codes that no recent position chose onto inputs that are served badly.
 
-        All levels are served at once, each by what the codes before the move leave to it: dead
-        codes carry nothing. Nothing here waits for the device.
+        Level by level: points that a moved code serves leave nothing to the levels after it.
+        Nothing here waits for the device.
 
         Args:
             x: Inputs of this site, as `forward` takes them.
@@ -202,22 +200,17 @@ class Codebook(nn.Module, ABC):
         Returns:
             Which codes moved, so that optimizers can forget their momentum.
         """
-        points, errors = [], []
-        for level, rest in self.residuals(x):
-            code = self.codes[level][self.select(level, rest)]
-            points.append(rest)
-            errors.append((rest - code).square().sum(-1))
-        error = torch.stack(errors)
-        most = min(max(1, int(max_fraction * self.codebook_size)), error.shape[1])
-        oldest = self.idle.argsort(dim=-1, descending=True, stable=True)[:, :most]
-        dead = self.idle.gather(1, oldest) >= idle_positions
-        # The largest of error / exponential noise: drawn by error, without replacement.
-        noise = torch.empty_like(error).exponential_(generator=generator)
-        rows = (error / noise).topk(most, dim=-1).indices
-        revived = torch.zeros_like(self.idle, dtype=torch.bool).scatter_(1, oldest, dead)
-        place = torch.zeros_like(self.idle).scatter_(1, oldest, rows)
-        values = torch.stack(points).gather(1, place[..., None].expand_as(self.codes))
-        self._set_codes(revived, values)
+        revived = torch.zeros_like(self.idle, dtype=torch.bool)
+        for level, points in self.residuals(x):
+            error = (points - self.codes[level][self.select(level, points)]).square().sum(-1)
+            most = min(max(1, int(max_fraction * self.codebook_size)), len(points))
+            idle, oldest = self.idle[level].sort(descending=True, stable=True)
+            # The largest of error / exponential noise: drawn by error, without replacement.
+            noise = torch.empty_like(error).exponential_(generator=generator)
+            rows = (error / noise).topk(most).indices
+            revived[level, oldest[:most]] = idle[:most] >= idle_positions
+            place = torch.zeros_like(idle).scatter_(0, oldest[:most], rows)
+            self._set_codes(level, revived[level], points[place])
         self.idle.masked_fill_(revived, 0)
         return revived
 
@@ -227,9 +220,10 @@ class Codebook(nn.Module, ABC):
 
     def _set_codes(
         self,
-        which: Bool[Tensor, "levels codebook_size"],
-        values: Float[Tensor, "levels codebook_size codebook_dim"],
+        level: int,
+        which: Bool[Tensor, " codebook_size"],
+        values: Float[Tensor, "codebook_size codebook_dim"],
     ) -> None:
-        self.codes.copy_(torch.where(which[..., None], values, self.codes))
+        self.codes[level] = torch.where(which[:, None], values, self.codes[level])
         if self.average is not None:
-            self.average.restart(which, values)
+            self.average.restart(level, which, values)

@@ -62,11 +62,12 @@ class MovingAverage(nn.Module):
 
     def restart(
         self,
-        which: Bool[Tensor, "levels codebook_size"],
-        values: Float[Tensor, "levels codebook_size codebook_dim"],
+        level: int,
+        which: Bool[Tensor, " codebook_size"],
+        values: Float[Tensor, "codebook_size codebook_dim"],
     ) -> None:
         """Give the codes `which` the weight of an average code at their new place `values`."""
-        weight = self.ema_counts.mean(-1, keepdim=True).clamp(min=1.0)
-        self.ema_counts.copy_(torch.where(which, weight, self.ema_counts))
-        moved = values * weight[..., None]
-        self.ema_sums.copy_(torch.where(which[..., None], moved, self.ema_sums))
+        counts, sums = self.ema_counts[level], self.ema_sums[level]
+        weight = counts.mean().clamp(min=1.0)
+        counts.copy_(torch.where(which, weight, counts))
+        sums.copy_(torch.where(which[:, None], values * weight, sums))
