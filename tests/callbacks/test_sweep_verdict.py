@@ -65,7 +65,7 @@ def test_a_sweep_ends_with_its_verdict(tmp_path, monkeypatch, capfd):
 
 def test_a_single_run_has_none():
     SweepVerdict(lambda rows: {}, {}).on_job_end(DictConfig({}))
-    with pytest.raises(UserError, match="sweep_verdict.limits: a: 1"):
+    with pytest.raises(UserError, match=r"sweep_verdict\.limits: a: 1"):
         SweepVerdict(lambda rows: {}, {"a": 1})
 
 
