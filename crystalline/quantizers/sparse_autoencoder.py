@@ -94,27 +94,26 @@ class SparseAutoencoder(Bottleneck):
         assert self.standardiser is not None
         with torch.autocast(x.device.type, enabled=False):
             n = self.standardiser(self.project(x))
-            scores = self.similarities(n.flatten(0, -2))
+            points = n.flatten(0, -2)
+            scores = self.similarities(points)
             best = scores.detach().topk(self.num_slots)
             indices = best.indices
             if self.budget is not None:
                 indices = self.budget(indices, best.values, best.values)
-            strengths = scores.gather(-1, indices).relu()
+            indices, strengths = _tidy(indices, scores.gather(-1, indices).relu())
             if override is not None:
                 asked = indices.unflatten(0, x.shape[:2])
                 indices, strengths = self._edited(asked, n, scores, override, positions)
-            indices, strengths = _tidy(indices, strengths)
             rebuilt = self._decode(indices, strengths) + self.pre_bias
             losses = {}
             if self.training:
-                self.note(n, indices, strengths)
-                losses = self._losses(n.flatten(0, -2), rebuilt, scores)
-            rebuilt = rebuilt.view_as(n)
+                self.note(points, indices, strengths)
+                losses = self._losses(points, rebuilt, scores)
             codes = Codes(
                 indices.unflatten(0, x.shape[:2]), self.codebook_size, shared=True,
                 weights=strengths.detach().unflatten(0, x.shape[:2]),
             )  # fmt: skip
-            restored = self.standardiser.restore(rebuilt).to(x.dtype)
+            restored = self.standardiser.restore(rebuilt.view_as(n)).to(x.dtype)
         return BottleneckOutput(restored, n, codes, losses)
 
     def note(self, inputs: Tensor, indices: Tensor, weights: Tensor | None = None) -> None:
@@ -170,7 +169,9 @@ class SparseAutoencoder(Bottleneck):
         own = [indices]
 
         def without(banned: Tensor) -> Tensor:
-            own.append(self._without(n, n.new_ones(1, 1), banned))
+            found = self._without(n, n.new_ones(1, 1), banned).flatten(0, -2)
+            found, _ = _tidy(found, scores.gather(-1, found).relu())
+            own.append(found.view_as(indices))
             return own[-1]
 
         if positions is None:
@@ -178,7 +179,8 @@ class SparseAutoencoder(Bottleneck):
         edited = override(Choice(indices, positions, without))
         is_own = (edited[..., None] == torch.cat(own, -1)[..., None, :]).any(-1).flatten(0, -2)
         edited = edited.flatten(0, -2)
-        return edited, torch.where(is_own, scores.gather(-1, edited).relu(), self.usual[edited])
+        strengths = torch.where(is_own, scores.gather(-1, edited).relu(), self.usual[edited])
+        return _tidy(edited, strengths)
 
 
 def _tidy(

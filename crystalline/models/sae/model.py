@@ -51,7 +51,7 @@ class SparseAutoencoders(LanguageModel):
         lambda_dead: Weight of loss/dead; loss/reconstruction has weight 1.
 
     Raises:
-        ValueError: If there is no base, or autoencoders cannot stand where they are wanted.
+        ValueError: If the base reads less than it should, or has no such places.
     """
 
     def __init__(
@@ -163,9 +163,7 @@ def _constant(num_groups: int, width: int) -> nn.Module:
     return Temperature(num_groups, width, scope="fixed", init=1.0, minimum=0.5)
 
 
-def _check(base: object, vocab_size: int, context_length: int) -> None:
-    if not isinstance(base, LanguageModel):
-        raise ValueError(f"model.base must be a trained model, got {base!r}")
+def _check(base: LanguageModel, vocab_size: int, context_length: int) -> None:
     if base.vocab_size != vocab_size:
         raise ValueError(f"model.base reads {base.vocab_size} token ids, the data has {vocab_size}")
     if context_length > base.context_length:
