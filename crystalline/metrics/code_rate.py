@@ -1,10 +1,14 @@
 """Bits that the codes of a text take: how much passes through all sites, a token (spec section 5).
 
-A site's book has a marginal pi, the shares of its codes in the very text that is coded. What a
-position chose then takes -log2 pi(code) bits, an exact optimum on average where it chose one code.
-A set of k different codes takes the sum of these, less log2 k! for the order that it does not have;
-what it pays for repetitions that cannot occur makes that an upper bound. Where the number of codes
-differs by position, its own length comes first. Levels of a residual quantizer add up.
+A site's book has a marginal pi, the shares of its codes in the very text that is coded. Where a
+position chose one code, that takes -log2 pi(code) bits, on average the entropy of the choice. A set
+of k different codes is coded as if it were drawn from pi without order and repetition:
+
+    P(S) = product over S of pi_j / e_k(pi),   e_k: sum of such products over all sets of k codes
+
+which is log2 C(K, k) bits where all codes are as common and 0 for a set that never changes, else an
+upper bound on the entropy of the set. Where the number of codes differs by position, its own length
+comes first. Levels of a residual quantizer add up.
 
 Sites are coded one by one, and positions without their past: all of it is an upper bound on the
 information that passes.
@@ -16,6 +20,7 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import numpy as np
 import torch
 import torch.distributed as dist
 from jaxtyping import Bool, Int
@@ -39,12 +44,13 @@ class SiteCounts:
     """Whether positions may choose fewer than the most there are sizes for."""
 
     def bits(self) -> float:
-        """Of all positions; never more than if all choices were equally likely."""
+        """Of all positions."""
         nats = _code_nats(self.codes)
         if self.shared:
-            number = torch.arange(len(self.sizes), dtype=torch.float64, device=self.sizes.device)
-            nats += _code_nats(self.sizes[None]) - float((self.sizes * (number + 1).lgamma()).sum())
-        return min(nats / math.log(2), self.limit())
+            nats += _code_nats(self.sizes[None])
+            sizes = self.sizes.cpu().numpy()
+            nats += float((sizes * _log_sums(self.codes[0], len(sizes) - 1))[sizes > 0].sum())
+        return nats / math.log(2)
 
     def limit(self) -> float:
         """log2 of the number of choices that a position has, times the number of positions."""
@@ -61,6 +67,18 @@ def _code_nats(counts: Int[Tensor, "levels n"]) -> float:
     """Nats that an ideal code of the counts' own shares takes for all of them."""
     total = counts.sum(-1, keepdim=True).clamp(min=1)
     return float((torch.special.entr(counts.double() / total) * total).sum())
+
+
+def _log_sums(counts: Int[Tensor, " codebook_size"], most: int) -> np.ndarray:
+    """Logarithms of e_k(pi) for k = 0 to `most`; -inf above the number of codes in use."""
+    used = counts[counts > 0].double().cpu().numpy()
+    scale = max(1, most)  # e_k(scale pi) = scale**k e_k(pi) stays between 1 / e**k and e**k or so
+    sums = np.zeros(most + 1)
+    sums[0] = 1.0
+    for weight in scale * used / used.sum():
+        sums[1:] += weight * sums[:-1]
+    with np.errstate(divide="ignore"):
+        return np.log(sums) - np.arange(most + 1) * math.log(scale)
 
 
 class CodeRate:

@@ -37,13 +37,16 @@ def test_levels_add_up_and_their_order_counts():
     assert figures["code_bits_limit"] == pytest.approx(4)
 
 
-def test_a_set_has_no_order_and_never_takes_more_than_all_sets_being_alike():
+def test_a_set_has_neither_order_nor_repetition():
     every = torch.combinations(torch.arange(4), 2)[None]  # all six sets, once each
     figures = rate(Codes(every, 4, shared=True), torch.ones(1, 6, dtype=torch.bool))
     assert figures["code_bits_limit"] == pytest.approx(math.log2(6))
-    assert figures["code_bits"] == pytest.approx(math.log2(6))  # 2 log2 4 - log2 2! is more
+    assert figures["code_bits"] == pytest.approx(math.log2(6))
+    constant = torch.tensor([[[0, 1, 2]] * 8])
+    assert rate(Codes(constant, 4, shared=True))["code_bits"] == pytest.approx(0, abs=1e-12)
     skewed = torch.tensor([[[0, 1]] * 7 + [[2, 3]]])
-    by_hand = 2 * (7 / 8 * math.log2(16 / 7) + 1 / 8 * math.log2(16)) - 1
+    pairs = (49 + 4 * 7 + 1) / 256
+    by_hand = 2 * (7 / 8 * math.log2(16 / 7) + 1 / 8 * math.log2(16)) + math.log2(pairs)
     assert rate(Codes(skewed, 4, shared=True))["code_bits"] == pytest.approx(by_hand)
 
 
@@ -62,9 +65,16 @@ def test_where_their_number_differs_it_is_said_first():
     indices = torch.tensor([[[0, 0], [1, 1], [2, 2], [3, 3], [0, 1], [2, 3], [0, 2], [1, 3]]])
     weights = torch.where(indices[..., :1] == indices, torch.tensor([1.0, 0.0]), 0.5)
     figures = rate(Codes(indices, 16, shared=True, weights=weights))
-    by_hand = 1 + (4 * 2 + 4 * (2 * 2 - 1)) / 8  # one or two; each of four codes is as common
+    by_hand = 1 + (2 + math.log2(6)) / 2  # one or two; each of four codes is as common
     assert figures["code_bits"] == pytest.approx(by_hand)
     assert figures["code_bits_limit"] == pytest.approx(math.log2(1 + 16 + 120))
+
+
+def test_many_codes_a_position_neither_underflow_nor_overflow():
+    indices = torch.arange(300).roll(1).expand(1, 8, 300).clone()
+    figures = rate(Codes(indices, 600, shared=True))
+    assert figures["code_bits"] == pytest.approx(0, abs=1e-6)
+    assert figures["code_bits_limit"] == pytest.approx(math.log2(math.comb(600, 300)))
 
 
 def test_a_site_of_two_tokens_a_position_counts_half():
