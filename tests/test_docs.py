@@ -34,7 +34,8 @@ def keys() -> set[str]:
     register()
     found = set()
     choices = product(
-        ("ziggurat", "transformer", "crystalline"), ("shakespeare", "fsm", "tinyshakespeare")
+        ("ziggurat", "transformer", "crystalline", "sae"),
+        ("shakespeare", "fsm", "tinyshakespeare"),
     )
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for model, data in choices:
