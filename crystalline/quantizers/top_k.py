@@ -51,6 +51,7 @@ def top_k_coding(
     k: int,
     *,
     scale: Float[Tensor, "*axes"] | None = None,
+    bias: Float[Tensor, "groups codebook_size"] | None = None,
     similarity: Similarity = "cosine",
     aggregate: Aggregate = "mean",
     assignment: bool = False,
@@ -68,6 +69,7 @@ def top_k_coding(
         k: Codes per position.
         scale: Sharpness 1/temperature, positive, broadcast to (groups, n); 1 where None. It leaves
             the choice as it is.
+        bias: Added to the similarity to each code; no gradient reaches it.
         similarity: q.c, its cosine, or q.c - |c|^2 / 2, whose order is that of distance.
         aggregate: Weights 1, 1/k, or a softmax over the k logits.
         assignment: Whether `log_normaliser` and `entropy` are wanted.
@@ -79,16 +81,16 @@ def top_k_coding(
         raise ValueError(f"k must lie in [1, {codes.shape[1]}], the codebook_size, got {k}")
     if not kernels.applies(queries, codes, k):
         return code_plainly(
-            queries, codes, k, scale=scale, similarity=similarity, aggregate=aggregate,
-            assignment=assignment,
+            queries, codes, k, scale=scale, bias=bias, similarity=similarity,
+            aggregate=aggregate, assignment=assignment,
         )  # fmt: skip
     scale = _scale_of(scale, queries)
-    alike, books, offsets = _comparable(queries, codes, similarity)
+    alike, books, offsets = _comparable(queries, codes, similarity, bias)
     indices, log_normaliser, entropy = kernels.select(
         alike.detach(), books.detach(), offsets.detach(), scale.detach(), k, assignment
     )
     similarities = kernels.dots(alike, books, indices)
-    if similarity == "euclidean":  # a lookup of offsets, as a product with 1
+    if similarity == "euclidean" or bias is not None:  # a lookup, as a product with 1
         ones = torch.ones_like(alike[..., :1])
         similarities = similarities + kernels.dots(ones, offsets[..., None], indices)
     logits = scale[..., None] * similarities
@@ -110,13 +112,14 @@ def code_plainly(
     k: int,
     *,
     scale: Float[Tensor, "*axes"] | None = None,
+    bias: Float[Tensor, "groups codebook_size"] | None = None,
     similarity: Similarity = "cosine",
     aggregate: Aggregate = "mean",
     assignment: bool = False,
 ) -> TopKCoding:
     """The definition of `top_k_coding`, in differentiable steps."""
     with torch.autocast(queries.device.type, enabled=False):  # in bf16 close codes would tie
-        alike, books, offsets = _comparable(queries, codes, similarity)
+        alike, books, offsets = _comparable(queries, codes, similarity, bias)
         similarities = alike @ books.mT + offsets[:, None]
         indices = similarities.sort(dim=-1, descending=True, stable=True).indices[..., :k]
         every = _scale_of(scale, queries)[..., None] * similarities
@@ -137,16 +140,16 @@ def code_plainly(
 
 
 def _comparable(
-    queries: Tensor, codes: Tensor, similarity: Similarity
+    queries: Tensor, codes: Tensor, similarity: Similarity, bias: Tensor | None
 ) -> tuple[Tensor, Tensor, Tensor]:
-    """Queries, codes and offsets (groups, K) such that similarity is q . c + offset."""
-    offsets = codes.new_zeros(codes.shape[:2])
+    """Queries, codes and offsets (groups, K) such that similarity + bias is q . c + offset."""
+    offsets = codes.new_zeros(codes.shape[:2]) if bias is None else bias.detach()
     if similarity == "dot":
         return queries, codes, offsets
     if similarity == "cosine":
         return F.normalize(queries, dim=-1), F.normalize(codes, dim=-1), offsets
     if similarity == "euclidean":
-        return queries, codes, -0.5 * codes.square().sum(-1)
+        return queries, codes, offsets - 0.5 * codes.square().sum(-1)
     raise ValueError(f"similarity must be dot, cosine or euclidean, got {similarity!r}")
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any
 
 import torch
@@ -33,7 +34,7 @@ class CrystallineBlock(nn.Module):
         context_length: int,
         dropout: float,
         places: Sites,
-        bottleneck: Callable[[int, int, float], GroupedBottleneck],
+        bottleneck: Callable[[int, int, float, float], GroupedBottleneck],
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model, bias=False)
@@ -43,8 +44,9 @@ class CrystallineBlock(nn.Module):
         groups = {place: places.groups for place in PLACES} | {"attn_pre": num_heads}
         for place in PLACES:  # site names: layers.<i>.<place>.group.<g>
             gain = 1.0 if place == "attn_pre" else places.output_rms
-            stands = place in places.places
-            setattr(self, place, bottleneck(d_model, groups[place], gain) if stands else None)
+            prior = places.prior_weight.get(place, 0.0)
+            build = partial(bottleneck, d_model, groups[place], gain, prior)
+            setattr(self, place, build() if place in places.places else None)
 
     def forward(
         self,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import nn
 
@@ -44,13 +44,19 @@ class Sites:
     """Root mean square of what attn_post, mlp and block write at the start, about as without a
     bottleneck: vectors as long as normalised ones would drown the embedding. attn_pre, which a map
     follows, starts at 1."""
+    prior_weight: Mapping[str, float] = field(default_factory=dict)
+    """By place: cosine that a nat of code length costs; see `UsagePrior`. Places that are not named
+    have no prior."""
     gate: str = "none"
     """"learned": each group mixes its codes with what they stand for; see `GroupedBottleneck`."""
 
     def __post_init__(self) -> None:
-        unknown = [place for place in self.places if place not in PLACES]
-        if unknown:
-            raise ValueError(f"sites.places must be among {', '.join(PLACES)}, got {unknown[0]!r}")
+        for name, places in {"places": self.places, "prior_weight": self.prior_weight}.items():
+            unknown = [place for place in places if place not in PLACES]
+            if unknown:
+                raise ValueError(
+                    f"sites.{name} must be among {', '.join(PLACES)}, got {unknown[0]!r}"
+                )
         if self.gate not in GATES:
             raise ValueError(f"sites.gate must be {' or '.join(GATES)}, got {self.gate!r}")
 
@@ -91,8 +97,8 @@ def builder(
     temp_min: float,
     selection: Selection,
     gated: bool,
-) -> Callable[[int, int, float], GroupedBottleneck]:
-    """Builds the bottlenecks of a mode from (d_model, num_groups, gain at the start).
+) -> Callable[[int, int, float, float], GroupedBottleneck]:
+    """Builds the bottlenecks of a mode from (d_model, num_groups, gain at the start, prior_weight).
 
     Raises:
         ValueError: If the mode is unknown, a temperature is to be learned without a gradient, or a
@@ -110,24 +116,25 @@ def builder(
     if mode == "noise" and gated:
         raise ValueError("mode=noise has no codes that sites.gate=learned could mix with")
 
-    def crystalline(width: int) -> nn.Module:
+    def crystalline(width: int, prior_weight: float) -> nn.Module:
         return CrystallineBottleneck(
             width, codebook_size, num_codes_k, aggregate=choice.aggregate,
             estimator=choice.estimator, noise=choice.noise,
             usage_weight=choice.usage_weight, usage_floor=choice.usage_floor,
-            update=choice.update, budget=choice.budget,
+            update=choice.update, budget=choice.budget, prior_weight=prior_weight,
         )  # fmt: skip
 
-    def features(width: int) -> nn.Module:
+    def features(width: int, prior_weight: float) -> nn.Module:
         return CodebookFeatures(
             width, codebook_size, num_codes_k,
             aggregate=choice.aggregate, update=choice.update, budget=choice.budget,
+            prior_weight=prior_weight,
         )  # fmt: skip
 
-    def source(width: int) -> nn.Module:
+    def source(width: int, _: float) -> nn.Module:
         return SourceBottleneck(width, codebook_size, num_codes_k, update=choice.update)
 
-    def noise(width: int) -> nn.Module:
+    def noise(width: int, _: float) -> nn.Module:
         return GaussianNoise(choice.distortion)
 
     def warm(num_groups: int, width: int) -> nn.Module:
@@ -142,7 +149,9 @@ def builder(
     def clamped(num_groups: int, width: int) -> nn.Module:
         return ClampedTemperature(temp_init, temp_min)
 
-    kinds: Mapping[str, tuple[Callable[[int], nn.Module], Callable[[int, int], nn.Module]]] = {
+    kinds: Mapping[
+        str, tuple[Callable[[int, float], nn.Module], Callable[[int, int], nn.Module]]
+    ] = {
         "crystalline": (crystalline, warm),
         "codebook_features": (features, constant),
         "source": (source, clamped),
@@ -151,8 +160,8 @@ def builder(
     if mode not in kinds:
         raise ValueError(f"model.mode must be one of {', '.join(kinds)}, got {mode!r}")
     build, build_temperature = kinds[mode]
-    return lambda d_model, num_groups, gain: GroupedBottleneck(
-        d_model, num_groups, build, build_temperature,
+    return lambda d_model, num_groups, gain, prior_weight: GroupedBottleneck(
+        d_model, num_groups, lambda width: build(width, prior_weight), build_temperature,
         None if mode == "source" else gain,  # which has one of its own
         gated,
     )  # fmt: skip

@@ -61,8 +61,9 @@ def assign_in_chunks(
     noise: bool,
     detached: bool,
     slots: int | None = None,
+    bias: Float[Tensor, "1 codebook_size"] | None = None,
 ) -> Assignment:
-    """`assign` of similarity = unit_points @ unit_codes.T, in fp32.
+    """`assign` of similarity = unit_points @ unit_codes.T + bias, in fp32.
 
     With `detached`, the gradient of the surrogate leaves the points alone.
 
@@ -72,6 +73,6 @@ def assign_in_chunks(
     seed = draw_seed(book.device) if noise else None
     with torch.autocast(book.device.type, enabled=False):
         found: Any = ChunkedAssignment.apply(
-            unit_points, unit_codes, book.detach(), temperature, seed, k, slots or k, detached
+            unit_points, unit_codes, book.detach(), temperature, bias, seed, k, slots or k, detached
         )
     return Assignment(*found)

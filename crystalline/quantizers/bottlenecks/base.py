@@ -16,7 +16,9 @@ from torch import Tensor
 
 from crystalline.contract import Choice, Codes, Edit
 from crystalline.quantizers.bottlenecks.budget import BUDGETS, BatchBudget
+from crystalline.quantizers.bottlenecks.prior import UsagePrior
 from crystalline.quantizers.codebook import Codebook, Update
+from crystalline.quantizers.top_k import top_k_coding
 
 Aggregate = Literal["mean", "sum"]
 
@@ -56,6 +58,7 @@ class Bottleneck(Codebook):
         cosine: Choose by direction alone; else by the inner product.
         update: See `Codebook`.
         budget: k codes at every "position", or on average over the "batch"; see `BatchBudget`.
+        prior_weight: Similarity that a nat of code length costs; see `UsagePrior`.
 
     Raises:
         ValueError: If k lies outside [1, K] or an option is unknown.
@@ -71,6 +74,7 @@ class Bottleneck(Codebook):
         cosine: bool = True,
         update: Update = "gradient",
         budget: str = "position",
+        prior_weight: float = 0.0,
     ) -> None:
         if not 1 <= num_codes_k <= codebook_size:
             raise ValueError(
@@ -88,6 +92,7 @@ class Bottleneck(Codebook):
         self.budget = BatchBudget(num_codes_k, codebook_size) if budget == "batch" else None
         self.num_slots = num_codes_k if self.budget is None else self.budget.num_slots
         self.sampled = False
+        self.prior = UsagePrior(codebook_size, prior_weight) if prior_weight else None
 
     @abstractmethod
     def forward(  # type: ignore[override]
@@ -135,9 +140,12 @@ class Bottleneck(Codebook):
 
     @torch.no_grad()
     def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        before = self.counts.clone()
         super().end_round(skip)
         if self.budget is not None:
             self.budget.end_round(skip)
+        if self.prior is not None:
+            self.prior.end_round((self.counts - before)[0])
 
     def weights(self, indices: Int[Tensor, "*axes k"]) -> Float[Tensor, "*axes k"] | None:
         """Of every slot, where their number differs by position; else None."""
@@ -168,12 +176,30 @@ class Bottleneck(Codebook):
             positions = torch.arange(inputs.shape[1], device=inputs.device)
         return override(Choice(indices, positions, partial(self._without, inputs, temperature)))
 
+    def bias(self) -> Float[Tensor, "1 codebook_size"] | None:
+        """What is added to similarities because of how often codes are used."""
+        return None if self.prior is None else self.prior.bias()[None]
+
     def similarities(self, points: Float[Tensor, "n d_group"]) -> Float[Tensor, "n codebook_size"]:
-        """Of every point to every code, in fp32: cosines or inner products."""
+        """Of every point to every code, in fp32: cosines or inner products, and the bias."""
         codes = F.normalize(self.codes[0], dim=-1) if self.cosine else self.codes[0]
         points = F.normalize(points, dim=-1) if self.cosine else points
         with torch.autocast(points.device.type, enabled=False):
-            return points.float() @ codes.mT
+            alike = points.float() @ codes.mT
+        bias = self.bias()
+        return alike if bias is None else alike + bias
+
+    def select(self, level: int, points: Float[Tensor, "n d_group"]) -> Int[Tensor, " n"]:
+        coding = top_k_coding(
+            points.detach()[None], self.codes.detach(), 1,
+            bias=self.bias(), similarity="cosine" if self.cosine else "dot",
+        )  # fmt: skip
+        return coding.indices[0, :, 0]
+
+    def _set_codes(self, level: int, which: Tensor, values: Tensor) -> None:
+        super()._set_codes(level, which, values)
+        if self.prior is not None:
+            self.prior.restart(which)
 
     @torch.no_grad()
     def _without(

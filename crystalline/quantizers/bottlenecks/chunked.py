@@ -52,7 +52,7 @@ def largest(scores: Float[Tensor, "n codebook_size"], k: int) -> Int[Tensor, "n 
 
 
 class _Rows(NamedTuple):
-    """A chunk: its part of the rows, 1/tau, similarity / tau, and the same with noise."""
+    """A chunk: its part of the rows, 1/tau, (similarity + bias) / tau, and that with noise."""
 
     part: slice
     scale: Tensor
@@ -61,8 +61,9 @@ class _Rows(NamedTuple):
 
 
 def _chunks(
-    points: Tensor, unit_codes: Tensor, temperature: Tensor, seed: Tensor | None
-) -> Iterator[_Rows]:
+    points: Tensor, unit_codes: Tensor, temperature: Tensor, bias: Tensor | None,
+    seed: Tensor | None,
+) -> Iterator[_Rows]:  # fmt: skip
     size = len(unit_codes)
     most = _GPU_SCORES if points.device.type == "cuda" else _CPU_SCORES
     rows = max(1, most // size)
@@ -70,6 +71,8 @@ def _chunks(
         part = slice(start, start + rows)
         scale = 1 / (temperature[part] if len(temperature) > 1 else temperature)
         scores = (points[part] * scale) @ unit_codes.mT
+        if bias is not None:
+            scores.add_(bias * scale)
         noisy = scores
         if seed is not None:
             noisy = gumbel_noise(seed, start, len(scores), size).to(scores.dtype).add_(scores)
@@ -77,10 +80,11 @@ def _chunks(
 
 
 class ChunkedAssignment(torch.autograd.Function):
-    """`assignment.assign` of points @ unit_codes.T / temperature; see there.
+    """`assignment.assign` of (points @ unit_codes.T + bias) / temperature; see there.
 
-    Inputs: unit points (n, d), unit codes (K, d), codes (K, d), temperature (1 or n, 1), the seed
-    of the noise or None, k, slots to list, and whether the surrogate leaves the points alone.
+    Inputs: unit points (n, d), unit codes (K, d), codes (K, d), temperature (1 or n, 1), bias
+    (1, K) or None, the seed of the noise or None, k, slots to list, and whether the surrogate
+    leaves the points alone.
     Outputs: indices (n, slots), surrogate (n, d), entropy (n,), mean (K,), scores (n, slots).
     """
 
@@ -91,6 +95,7 @@ class ChunkedAssignment(torch.autograd.Function):
         unit_codes: Tensor,
         codes: Tensor,
         temperature: Tensor,
+        bias: Tensor | None,
         seed: Tensor | None,
         k: int,
         slots: int,
@@ -100,7 +105,7 @@ class ChunkedAssignment(torch.autograd.Function):
         found = points.new_empty(indices.shape)
         surrogate, entropy = torch.empty_like(points), points.new_empty(len(points))
         mean = points.new_zeros(len(codes))
-        for part, _, scores, noisy in _chunks(points, unit_codes, temperature, seed):
+        for part, _, scores, noisy in _chunks(points, unit_codes, temperature, bias, seed):
             indices[part] = largest(noisy, slots)
             found[part] = noisy.gather(-1, indices[part])
             log_p = scores.log_softmax(-1)
@@ -110,7 +115,7 @@ class ChunkedAssignment(torch.autograd.Function):
             sigma = noisy.softmax(-1).mul_(k).clamp_(max=1)
             surrogate[part] = sigma @ codes
         mean /= len(points)
-        ctx.save_for_backward(points, unit_codes, codes, temperature, seed)
+        ctx.save_for_backward(points, unit_codes, codes, temperature, bias, seed)
         ctx.k, ctx.detached = k, detached
         ctx.mark_non_differentiable(indices, found)
         return indices, surrogate, entropy, mean, found
@@ -122,18 +127,18 @@ class ChunkedAssignment(torch.autograd.Function):
         with torch.autocast(of_mean.device.type, enabled=False):
             found = _gradients(ctx, of_surrogate, of_entropy, of_mean)
         to_points, to_codes, to_temperature = found
-        return to_points, to_codes, None, to_temperature, None, None, None, None
+        return to_points, to_codes, None, to_temperature, None, None, None, None, None
 
 
 def _gradients(
     ctx: Any, of_surrogate: Tensor, of_entropy: Tensor, of_mean: Tensor
 ) -> tuple[Tensor, Tensor, Tensor]:
     """In points, unit codes and temperature."""
-    points, unit_codes, codes, temperature, seed = ctx.saved_tensors
+    points, unit_codes, codes, temperature, bias, seed = ctx.saved_tensors
     to_points, to_codes = torch.empty_like(points), torch.zeros_like(unit_codes)
     to_scale = points.new_empty(len(points), 1)
     of_mean = of_mean / len(points)
-    for part, scale, scores, noisy in _chunks(points, unit_codes, temperature, seed):
+    for part, scale, scores, noisy in _chunks(points, unit_codes, temperature, bias, seed):
         log_p = scores.log_softmax(-1)
         p = log_p.exp()
         inner = (p * of_mean).sum(-1, keepdim=True)

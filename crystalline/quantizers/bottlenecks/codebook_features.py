@@ -27,6 +27,7 @@ class CodebookFeatures(Bottleneck):
         aggregate: "mean" or "sum".
         update: Who moves the codes.
         budget: k codes a "position", or on average over the "batch".
+        prior_weight: Similarity that a nat of code length costs; see `UsagePrior`.
     """
 
     def __init__(
@@ -38,10 +39,12 @@ class CodebookFeatures(Bottleneck):
         aggregate: Aggregate = "mean",
         update: Update = "gradient",
         budget: str = "position",
+        prior_weight: float = 0.0,
     ) -> None:
         super().__init__(
-            d_group, codebook_size, num_codes_k, aggregate=aggregate, update=update, budget=budget
-        )
+            d_group, codebook_size, num_codes_k,
+            aggregate=aggregate, update=update, budget=budget, prior_weight=prior_weight,
+        )  # fmt: skip
         self.norm = nn.LayerNorm(d_group)
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
@@ -60,7 +63,7 @@ class CodebookFeatures(Bottleneck):
         n = self.project(x)
         coding = top_k_coding(
             n.detach().flatten(0, -2)[None], self.codes.detach(), self.num_slots,
-            assignment=entropy,
+            bias=self.bias(), assignment=entropy,
         )  # fmt: skip
         indices = coding.indices[0]
         if self.budget is not None:

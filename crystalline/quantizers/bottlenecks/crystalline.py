@@ -62,6 +62,7 @@ class CrystallineBottleneck(Bottleneck):
         usage_floor: The usage term stops pulling when H(mean p) / ln K is above this.
         update: Who moves the codes.
         budget: k codes a "position", or on average over the "batch"; the surrogate keeps k and 1/k.
+        prior_weight: Cosine that a nat of code length costs, added to cos; see `UsagePrior`.
 
     Raises:
         ValueError: If an option is unknown, or there is a budget for an estimator without choice.
@@ -80,6 +81,7 @@ class CrystallineBottleneck(Bottleneck):
         usage_floor: float = 1.0,
         update: Update = "gradient",
         budget: str = "position",
+        prior_weight: float = 0.0,
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
@@ -88,6 +90,7 @@ class CrystallineBottleneck(Bottleneck):
         super().__init__(
             d_group, codebook_size, num_codes_k,
             aggregate=aggregate, cosine=True, update=update, budget=budget,
+            prior_weight=prior_weight,
         )  # fmt: skip
         self.estimator = estimator
         self.noise = noise
@@ -162,7 +165,7 @@ class CrystallineBottleneck(Bottleneck):
         return assign_in_chunks(
             book, unit, points, tau, self.num_codes_k,
             noise=self.noisy, detached=self.estimator == "hybrid",
-            slots=self.num_slots,
+            slots=self.num_slots, bias=self.bias(),
         )  # fmt: skip
 
     @torch.no_grad()
@@ -170,7 +173,7 @@ class CrystallineBottleneck(Bottleneck):
         scale = (1 / temperature).expand(n.shape[:2]).reshape(1, -1)
         return top_k_coding(
             n.flatten(0, -2)[None], self.codes.detach(), self.num_slots,
-            scale=scale, assignment=entropy,
+            scale=scale, bias=self.bias(), assignment=entropy,
         )  # fmt: skip
 
     def _estimate(self, n: Tensor, hard: Tensor, assignment: Assignment | None) -> Tensor:

@@ -47,7 +47,10 @@ def test_the_soft_path_has_the_gradient_of_finite_differences():  # G1
 @pytest.mark.parametrize("noise", [False, True])
 @pytest.mark.parametrize("detached", [False, True])
 @pytest.mark.parametrize("k", [1, 2])
-def test_chunks_equal_the_definition_gradients_included(monkeypatch, limit, noise, detached, k):
+@pytest.mark.parametrize("biased", [False, True])
+def test_chunks_equal_the_definition_gradients_included(
+    monkeypatch, limit, noise, detached, k, biased
+):
     monkeypatch.setattr(chunked, "_CPU_SCORES", limit)
     torch.manual_seed(0)
     seed = torch.tensor([5], dtype=torch.int32)
@@ -56,12 +59,16 @@ def test_chunks_equal_the_definition_gradients_included(monkeypatch, limit, nois
     codes = torch.randn(5, 3, dtype=torch.float64, requires_grad=True)
     temperature = (torch.rand(7, 1, dtype=torch.float64) + 0.2).requires_grad_()
     unit = F.normalize(codes, dim=-1)
-    scores = points @ unit.mT / temperature
-    noisy = points.detach() @ unit.mT / temperature if detached else scores
+    bias = torch.randn(1, 5, dtype=torch.float64) if biased else None
+    added = 0 if bias is None else bias
+    scores = (points @ unit.mT + added) / temperature
+    noisy = (points.detach() @ unit.mT + added) / temperature if detached else scores
     if noise:
         noisy = noisy + chunked.gumbel_noise(seed, 0, 7, 5)
     plain = assign(scores, noisy, codes, k)
-    fast = assign_in_chunks(codes, unit, points, temperature, k, noise=noise, detached=detached)
+    fast = assign_in_chunks(
+        codes, unit, points, temperature, k, noise=noise, detached=detached, bias=bias
+    )
     for a, b in zip(fast, plain, strict=True):
         torch.testing.assert_close(a, b)
     weights = [torch.randn_like(part) for part in plain[1:]]
