@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -33,7 +32,7 @@ def intervene(config: DictConfig) -> dict[str, Any]:
     """
     from omegaconf import OmegaConf
 
-    from crystalline.files import run_folder, write_atomically
+    from crystalline.files import finite, run_folder, write_atomically
     from crystalline.generate import open_checkpoint, write
     from crystalline.intervention_modes import MODES
     from crystalline.intervention_session import Session
@@ -49,19 +48,10 @@ def intervene(config: DictConfig) -> dict[str, Any]:
     }
     found = {**asked, "steps": session.loaded.step, **figures}
     output = Path(config.output or run_folder(config.checkpoint) / "intervene.json")
-    write_atomically(output, json.dumps(_plain(found), indent=2) + "\n")
+    write_atomically(output, json.dumps(finite(found), indent=2) + "\n")
     write(table + "\n")
     log.info("written to %s", output)
     return found
-
-
-def _plain(value: Any) -> Any:
-    """`value` as JSON can say it: numbers that are not finite become null."""
-    if isinstance(value, dict):
-        return {key: _plain(inner) for key, inner in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(inner) for inner in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def main() -> None:

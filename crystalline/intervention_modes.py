@@ -8,7 +8,6 @@ from dataclasses import asdict
 from itertools import zip_longest
 from typing import Any, NamedTuple
 
-import numpy as np
 import torch
 from torch import Tensor
 
@@ -20,12 +19,11 @@ from crystalline.interpret import steering
 from crystalline.interpret.effects import composability, jsd, specificity
 from crystalline.interpret.interventions import activations, clamp, merge, patch
 from crystalline.interpret.machine_patching import MachinePatching
-from crystalline.interpret.sites import Code, site_named
+from crystalline.interpret.sites import site_named
+from crystalline.interpret.topic_steering import Judge, steer_topics, steering_figures
 from crystalline.intervention_session import Session
-from crystalline.metrics.code_counts import count_codes
 from crystalline.metrics.intervention_effect import InterventionEffect
 from crystalline.text_table import text_table
-from datamodules.batch import IGNORED
 from datamodules.fsm import FSMDataModule
 
 
@@ -151,36 +149,31 @@ def states(session: Session) -> Found:
 
 def steer(session: Session) -> Found:
     """Texts under clamped codes, without them, and under other codes of the same usage."""
-    codes, words = session.codes(), [str(word) for word in session.listed("topic")]
-    if not words:
-        raise UserError("topic: give the words to count, such as topic=[dragon,dragons]")
-    options = session.sampling()
-    baseline = session.baseline()
-    random = np.random.default_rng(options["seed"])
-    control = steering.control_codes(_usage(session, codes), codes, random)
+    options, baseline = session.sampling(), session.baseline()
+    topics, counts = session.topics()
     prompts = session.listed("prompts") or [session.config.prompt or ""]
-    opened = [session.opened(str(text)) for text in prompts]
-    runs = {"base": {}, "steered": clamp(session.sites, codes)}
-    runs["control"] = clamp(session.sites, control)
-    rows, base = [], None
-    for name, edits in runs.items():
-        written = steering.continuations(session.model, opened, edits, **options)
-        texts = [session.loaded.tokenizer.decode(ids) for ids in written]
-        said = steering.count_mentions(texts, words)
-        base = base or said
-        low, high = said.interval
-        row = {"codes": name, "mentioned": said.mentioned, "texts": said.texts}
-        row |= {"frequency": said.frequency, "low": low, "high": high}
-        row |= {"log_odds_ratio": said.log_odds_ratio(base)}
-        row |= {"distinct_2": steering.distinct_2(texts)}
-        if baseline is not None:
-            ids = [baseline.tokenizer.encode(text) for text in texts]
-            start = baseline.tokenizer.eot_id
-            row["perplexity"] = steering.perplexity(baseline.model, ids, start)
-            row["price"] = row["perplexity"] / (rows or [row])[0]["perplexity"]
-        rows.append(row)
-    chosen = [code._asdict() for code in control]
-    return Found(text_table(rows), {"steering": rows, "control_codes": chosen})
+    found = steer_topics(
+        session.model,
+        session.loaded.tokenizer,
+        topics,
+        [session.opened(str(text)) for text in prompts],
+        counts,
+        judge=None if baseline is None else Judge(baseline.model, baseline.tokenizer),
+        **options,
+    )
+    chosen = [
+        {
+            "topic": topic.name,
+            "words": list(topic.words),
+            "codes": [code._asdict() for code in topic.codes],
+            "control": [code._asdict() for code in found.control[topic.name]],
+        }
+        for topic in topics
+    ]
+    figures = steering_figures(found.rows)
+    return Found(
+        text_table(found.rows), {"steering": found.rows, "topics": chosen, "figures": figures}
+    )
 
 
 MODES: dict[str, Callable[[Session], Found]] = {
@@ -192,17 +185,6 @@ MODES: dict[str, Callable[[Session], Found]] = {
     "steer": steer,
     "states": states,
 }
-
-
-def _usage(session: Session, codes: Sequence[Code]) -> dict[str, Tensor]:
-    """How often each code of the codes' sites was chosen in the windows."""
-    counts: dict[str, Tensor] = {}
-    for tokens, targets in session.windows():
-        found = session.run(tokens).codes
-        for name in {code.site for code in codes} & set(found):
-            new = count_codes(found[name], targets != IGNORED)
-            counts[name] = counts.get(name, 0) + new
-    return counts
 
 
 def _changes(

@@ -17,7 +17,9 @@ from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
 from crystalline.evaluation import data_of
 from crystalline.generate import encode_prompt, number, open_checkpoint, sampling_options
+from crystalline.interpret.reading import read
 from crystalline.interpret.sites import Code, Site, checked, find_sites, site_positions
+from crystalline.interpret.topic_steering import Topic, choose_codes, code_counts
 from datamodules.rounds import RoundDataModule
 
 _ROWS = 16
@@ -117,12 +119,48 @@ class Session:
             batch = self.data.eval_windows("val", numbers[start : start + _ROWS])
             yield batch.tokens.to(self.device), batch.targets.to(self.device)
 
+    def topics(self) -> tuple[list[Topic], dict[str, Tensor]]:
+        """Topics with their codes, and how often every code was chosen in the text read for them.
+
+        Those of the key `topics` find their codes on the training split; else there is one, of the
+        words in `topic`, with the codes that `code` or `codes` name.
+
+        Raises:
+            UserError: If no words are given, or a topic finds no code.
+        """
+        config = self.config
+        if config.get("topics") is None:
+            words = [str(word) for word in self.listed("topic")]
+            if not words:
+                raise UserError("topic: give the words to count, such as topic=[dragon,dragons]")
+            topic = Topic(words[0], words, self.codes())
+            return [topic], code_counts(read(self.model, (tokens for tokens, _ in self.windows())))
+        named: Any = OmegaConf.to_container(config.topics)
+        how = {"num_codes": number(config, "num_codes", int)}
+        how |= {"codes_per_book": number(config, "codes_per_book", int)}
+        least = min(number(config, "sequences", int), *how.values())
+        if least < 1:
+            raise UserError("sequences, num_codes, codes_per_book: give 1 or more each")
+        windows = self.data.spread_windows("train", config.sequences)
+        reading = read(self.model, (batch.tokens for batch in windows))
+        share = number(config, "topic_share", float)
+        topics = [
+            Topic(name, words, choose_codes(
+                reading, self.loaded.tokenizer, words, min_share=share, **how
+            ))
+            for name, words in named.items()
+        ]  # fmt: skip
+        return topics, code_counts(reading)
+
     def sampling(self) -> dict[str, Any]:
         """What `steering.continuations` takes."""
         samples = number(self.config, "num_samples", int)
         if samples < 1:
             raise UserError(f"num_samples={samples}: give 1 or more")
-        own = {"num_samples": samples, "seed": number(self.config, "seed", int)}
+        rows = number(self.config, "batch_size", int)
+        if rows < 1:
+            raise UserError(f"batch_size={rows}: give 1 or more")
+        own = {"num_samples": samples, "batch_size": rows, "seed": number(self.config, "seed", int)}
         return {**sampling_options(self.config), **own, "stop_id": self.loaded.tokenizer.eot_id}
 
     def baseline(self) -> Loaded | None:

@@ -122,9 +122,9 @@ def _tokens(
                 if text.shape[1] - start > model.context_length:
                     start = window_start(text.shape[1], model.context_length, model.alignment)
                 cache, seen = model.init_cache(len(text)), start
-            logits = model.step(text[:, seen:].to(device), cache)[:, -1].float().cpu()
+            logits = model.step(text[:, seen:].to(device), cache)[:, -1].float()
             seen = text.shape[1]
-            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+            probabilities = next_token_probabilities(logits, temperature, top_k, top_p).cpu()
             chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
         if stop_id is not None:
             chosen = chosen.masked_fill(stopped, stop_id)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Sized
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import lightning
@@ -68,6 +68,14 @@ class RoundDataModule(lightning.LightningDataModule, ABC):
     @abstractmethod
     def eval_windows(self, split: str, numbers: np.ndarray) -> Batch:
         """The evaluation windows with these numbers."""
+
+    def spread_windows(self, split: str, count: int) -> Iterator[Batch]:
+        """At most `count` evaluation windows, spread evenly over the split, in batches."""
+        total = self.num_eval_windows(split)
+        count = min(count, total)
+        numbers = np.arange(count) * total // max(count, 1)
+        for start in range(0, count, self.eval_batch_size):
+            yield self.eval_windows(split, numbers[start : start + self.eval_batch_size])
 
     @abstractmethod
     def describe(self) -> list[str]:

@@ -17,11 +17,13 @@ import numpy as np
 import torch
 from jaxtyping import Int
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from crystalline.contract import Edits, LanguageModel
 from crystalline.eval_mode import evaluating
 from crystalline.interpret.interventions import Edited
 from crystalline.interpret.sites import Code
+from crystalline.layers.cross_entropy import IGNORED
 from crystalline.metrics.token_loss import TokenLoss
 from crystalline.sampling import sample
 
@@ -127,22 +129,31 @@ def control_codes(
     return found
 
 
-def perplexity(model: LanguageModel, texts: Sequence[Sequence[int]], start: int) -> float:
+def perplexity(
+    model: LanguageModel, texts: Sequence[Sequence[int]], start: int, batch_size: int = 32
+) -> float:
     """Perplexity a token of all texts together; NaN if they are empty.
 
     Args:
         model: Its mode is the same afterwards.
         texts: Token ids; a text longer than the context is scored in pieces.
         start: The token that stands before each text.
+        batch_size: Pieces at a time; no piece sees what fills a batch up behind it.
     """
     device, size = next(model.parameters()).device, model.context_length
+    pieces = [
+        torch.tensor([start, *text][begin : begin + size + 1])
+        for text in texts
+        for begin in range(0, len(text), size)
+    ]
+    pieces.sort(key=len)
     loss = TokenLoss().to(device)
     with evaluating(model):
-        for text in texts:
-            ids = torch.tensor([start, *text], device=device)
-            for begin in range(0, len(text), size):
-                piece = ids[None, begin : begin + size + 1]
-                loss.update(model(piece[:, :-1]).cross_entropy(piece[:, 1:]), piece[:, 1:])
+        for begin in range(0, len(pieces), batch_size):
+            batch = pieces[begin : begin + batch_size]
+            tokens = pad_sequence([piece[:-1] for piece in batch], True, start).to(device)
+            targets = pad_sequence([piece[1:] for piece in batch], True, IGNORED).to(device)
+            loss.update(model(tokens).cross_entropy(targets), targets)
         return math.exp(loss.compute().nats) if loss.targets else math.nan
 
 

@@ -15,7 +15,7 @@ from crystalline.contract import LanguageModel
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
 ROOTS = [path.stem for path in FILES if path.parent == CONF_DIR]
-OTHER_ROOTS = {"suite": "benchmark"}
+OTHER_ROOTS = {"suite": "benchmark", "topics": "intervene"}
 """Groups of commands that do not train."""
 PARTS = {"quantizer": "quantizer@model.quantizer", "tokenizer": "tokenizer@data.tokenizer"}
 

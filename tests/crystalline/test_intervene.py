@@ -2,6 +2,8 @@
 
 import json
 import math
+import re
+from collections import Counter
 
 import pytest
 
@@ -107,9 +109,26 @@ def test_steering_counts_words_beside_base_and_control(text_run):
         assert row["low"] <= row["frequency"] <= row["high"]
         assert row["price"] == pytest.approx(row["perplexity"] / rows["base"]["perplexity"])
     assert rows["base"]["log_odds_ratio"] == 0
-    control = found["control_codes"][0]
+    control = found["topics"][0]["control"][0]
     assert (control["site"], control["level"]) == (SITE, 0)
     assert control["code"] != 3
+
+
+def test_several_topics_find_their_codes_and_share_the_text_without_any(text_run, corpus):
+    words = [word for word, _ in Counter(re.findall(r"\w+", corpus.read_text())).most_common(16)]
+    topics = f"+topics={{one: [{','.join(words[:8])}], two: [{','.join(words[8:])}]}}"
+    more = ("num_samples=3", "max_new_tokens=20", "sequences=400", "topic_share=0.05")
+    status, found = intervene(text_run, topics, *more, do="steer")
+    assert status == 0
+    assert [row["topic"] for row in found["steering"]] == ["one"] * 3 + ["two"] * 3
+    assert [row["codes"] for row in found["steering"]] == ["base", "steered", "control"] * 2
+    assert found["steering"][0]["distinct_2"] == found["steering"][3]["distinct_2"]
+    for topic in found["topics"]:
+        assert 1 <= len(topic["codes"]) == len(topic["control"])
+        assert not {tuple(c.values()) for c in topic["codes"]} & {
+            tuple(c.values()) for c in topic["control"]
+        }
+    assert found["figures"]["topics"] == 2
 
 
 def test_states_of_the_machine_are_patched_at_every_set_of_sites(machine_run, capfd):
@@ -151,6 +170,9 @@ def test_output_names_another_file(text_run, tmp_path):
         ("activate", (f"site={SITE}", "code=1", f"prompt={'x' * 16}"), "prompt: 17 tokens"),
         ("steer", (f"site={SITE}", "code=1"), "topic: give the words to count"),
         ("steer", (f"site={SITE}", "code=1", "topic=[a]", "num_samples=0"), "num_samples=0"),
+        ("steer", (f"site={SITE}", "code=1", "topic=[a]", "batch_size=0"), "batch_size=0: give 1"),
+        ("steer", ("topics=tinystories", "num_codes=0"), "num_codes, codes_per_book: give 1"),
+        ("steer", ("topics=tinystories",), "topic=[dragon,dragons]: 0 of"),
         ("deactivate", (f"site={SITE}", "code=1", "sequences=0"), "sequences=0: give 1 or more"),
         ("states", (), "do=states: data=text is no machine; name a checkpoint of data=fsm"),
     ],
