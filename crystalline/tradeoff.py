@@ -107,6 +107,54 @@ def curves_png(curves: Mapping[str, Sequence[Curve]], horizontal: str, vertical:
     return _png(figure)
 
 
+Interval = tuple[float, float, float]
+"""A value, and the ends of its interval."""
+
+
+def intervals_png(
+    groups: Sequence[str], bars: Mapping[str, Sequence[Interval]], vertical: str
+) -> bytes:
+    """For each group a bar of each kind, with its interval; as a PNG."""
+    figure, axes = _figure(1.5 + 1.1 * len(groups), 4.0)
+    width = 0.8 / len(bars)
+    for number, (name, values) in enumerate(bars.items()):
+        places = [group + (number - (len(bars) - 1) / 2) * width for group in range(len(groups))]
+        heights = [value for value, _, _ in values]
+        errors = [[v - low for v, low, _ in values], [high - v for v, _, high in values]]
+        axes.bar(places, heights, width, label=name, yerr=errors, capsize=2)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.set_ylabel(vertical)
+    axes.legend(fontsize="small")
+    return _png(figure)
+
+
+def heat_png(
+    values: Sequence[Sequence[float]],
+    rows: Sequence[str] | None,
+    columns: Sequence[str] | None,
+    labels: tuple[str, str, str],
+) -> bytes:
+    """A matrix as colours, 0 to 1, rows from the top; as a PNG.
+
+    Args:
+        values: Of each row; NaN stays empty.
+        rows: Names; None numbers them.
+        columns: Names; None numbers them.
+        labels: Of the columns, the rows and the colours.
+    """
+    down = max(3.0, 1.2 + 0.2 * len(values)) if rows else 6.0
+    figure, axes = _figure(3.5 + 0.8 * len(columns) if columns else 8.0, min(down, 14.0))
+    image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="none")
+    if rows:
+        axes.set_yticks(range(len(rows)), rows, fontsize="small")
+    if columns:
+        axes.set_xticks(range(len(columns)), columns, fontsize="small")
+    axes.set_xlabel(labels[0])
+    axes.set_ylabel(labels[1])
+    figure.colorbar(image, label=labels[2])
+    return _png(figure)
+
+
 def _horizontal(rows: Sequence[Row]) -> tuple[str, list[float | None]]:
     """Name and values of the horizontal axis."""
     swept = {

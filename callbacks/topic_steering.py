@@ -1,0 +1,155 @@
+"""Experiment E5: does text speak of a topic while the topic's codes are held?"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from callbacks.run_folder import save_artifact
+from callbacks.undisturbed import undisturbed
+from crystalline.checkpoint import load
+from crystalline.errors import UserError
+from crystalline.files import finite
+from crystalline.generate import encode_prompt
+from crystalline.interpret.reading import read
+from crystalline.interpret.topic_steering import (
+    ARMS,
+    Judge,
+    Topic,
+    choose_codes,
+    code_counts,
+    steer_topics,
+    steering_figures,
+)
+from crystalline.sampling import check_options
+from crystalline.text_table import text_table
+from crystalline.tradeoff import intervals_png
+
+log = logging.getLogger(__name__)
+
+
+class TopicSteering(Callback):
+    """Writes `steering.json`, `steering.txt` and `steering.png`, and `steering/...` figures.
+
+    Codes are found on training text, by themselves. A topic that finds none is left out, and said
+    so; its figures are then missing.
+
+    Args:
+        topics: The words of each topic; a text speaks of it if it holds one of them.
+        prompts: Texts to continue, each at the start of a document.
+        sequences: Windows of the training split in which codes are found.
+        num_codes: Codes of a topic, at most.
+        codes_per_book: Of each book, at most.
+        min_share: A code fires on more than this share of the tokens of a sequence of the topic.
+        num_samples: Texts for each prompt.
+        max_new_tokens: Tokens of a text, at most.
+        temperature: As in `sample`.
+        batch_size: Texts at a time.
+        baseline: A checkpoint whose model says what steering costs; None: the run's own model,
+            without edits.
+        seed: Of texts and control codes.
+
+    Raises:
+        UserError: If an argument is out of range or the baseline is no checkpoint.
+    """
+
+    def __init__(
+        self,
+        *,
+        topics: Mapping[str, Sequence[str]],
+        prompts: Sequence[str],
+        sequences: int,
+        num_codes: int,
+        codes_per_book: int,
+        min_share: float,
+        num_samples: int,
+        max_new_tokens: int,
+        temperature: float,
+        batch_size: int,
+        baseline: str | None,
+        seed: int,
+    ) -> None:
+        counts = {"sequences": sequences, "num_codes": num_codes, "num_samples": num_samples}
+        counts |= {"codes_per_book": codes_per_book, "batch_size": batch_size}
+        for name, value in counts.items():
+            if value < 1:
+                raise UserError(f"callbacks.topic_steering.{name}={value}: give 1 or more")
+        check_options(max_new_tokens, temperature, None, 1.0)
+        self.topics, self.prompts, self.sequences = topics, prompts, sequences
+        self.choice: dict[str, Any] = {
+            "num_codes": num_codes, "codes_per_book": codes_per_book, "min_share": min_share,
+        }  # fmt: skip
+        self.options: dict[str, Any] = {
+            "num_samples": num_samples, "max_new_tokens": max_new_tokens,
+            "temperature": temperature, "batch_size": batch_size, "seed": seed,
+        }  # fmt: skip
+        self.baseline = baseline
+        if baseline is not None and not Path(baseline).is_file():
+            raise UserError(f"callbacks.topic_steering.baseline={baseline}: no such checkpoint")
+        self.figures: dict[str, float] = {}
+        """Of the summary."""
+
+    def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        data: Any = trainer.datamodule  # type: ignore[attr-defined]
+        model: Any = pl_module.model
+        if not trainer.is_global_zero or not model.codebooks():
+            return
+        tokenizer = data.tokenizer
+        judge, name = self._judge(model, tokenizer)
+        with undisturbed(pl_module):
+            windows = data.spread_windows("train", self.sequences)
+            reading = read(model, (batch.tokens for batch in windows))
+            topics = self._topics(reading, tokenizer)
+            opened = [
+                [tokenizer.eot_id, *(encode_prompt(tokenizer, prompt) if prompt else [])]
+                for prompt in self.prompts
+            ]
+            counts, stop = code_counts(reading), tokenizer.eot_id
+            found = steer_topics(
+                model, tokenizer, topics, opened, counts, judge=judge, stop_id=stop, **self.options
+            )
+        figures = finite(steering_figures(found.rows))
+        self.figures = {f"steering/{k}": v for k, v in figures.items() if v is not None}
+        codes = {
+            topic.name: {
+                "steered": [code._asdict() for code in topic.codes],
+                "control": [code._asdict() for code in found.control[topic.name]],
+            }
+            for topic in topics
+        }
+        report = {"judge": name, "rows": found.rows, "codes": codes, "figures": figures}
+        save_artifact(trainer, "steering.json", json.dumps(finite(report), indent=1) + "\n")
+        if found.rows:
+            table = f"{text_table(found.rows)}\nprice: perplexity under {name}\n"
+            save_artifact(trainer, "steering.txt", table)
+            bars = {
+                arm: [(row["frequency"], row["low"], row["high"]) for row in found.rows
+                      if row["codes"] == arm]
+                for arm in ARMS
+            }  # fmt: skip
+            label = "share of texts about the topic"
+            picture = intervals_png([topic.name for topic in topics], bars, label)
+            save_artifact(trainer, "steering.png", picture)
+
+    def _topics(self, reading: Any, tokenizer: Any) -> list[Topic]:
+        topics = []
+        for name, words in self.topics.items():
+            try:
+                codes = choose_codes(reading, tokenizer, words, **self.choice)
+            except UserError as error:
+                log.warning("steering leaves %s out: %s", name, error)
+                continue
+            topics.append(Topic(name, words, codes))
+        return topics
+
+    def _judge(self, model: Any, tokenizer: Any) -> tuple[Judge, str]:
+        if self.baseline is None:
+            return Judge(model, tokenizer), "the run's own model, without edits"
+        loaded = load(self.baseline)
+        device = next(model.parameters()).device
+        return Judge(loaded.model.to(device), loaded.tokenizer), self.baseline

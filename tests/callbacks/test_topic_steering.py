@@ -1,0 +1,79 @@
+"""E5 at the end of a tiny run: topics find their codes, and precise codes are banned."""
+
+import json
+import re
+from collections import Counter
+
+import pytest
+
+from tests.running import train
+
+PNG = b"\x89PNG"
+FEW = (
+    "callbacks=steering", "~callbacks.topic_steering.topics",
+    "callbacks.topic_steering.num_samples=3", "callbacks.topic_steering.max_new_tokens=10",
+    "callbacks.topic_steering.prompts=['','a']", "callbacks.topic_steering.min_share=0.05",
+    "callbacks.code_specificity.codes=3", "callbacks.code_specificity.effect_sequences=4",
+)  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def words(corpus):
+    found = Counter(re.findall(r"\w+", corpus.read_text())).most_common(16)
+    return [word for word, _ in found]
+
+
+@pytest.fixture(scope="module")
+def finished(corpus, words, tmp_path_factory):
+    topics = f"{{one: [{','.join(words[:8])}], two: [{','.join(words[8:])}], none: [qqq]}}"
+    return train(
+        corpus, tmp_path_factory.mktemp("steering"), *FEW,
+        f"+callbacks.topic_steering.topics={topics}",
+        f"callbacks.code_specificity.patterns=['{words[0]}','{words[1]}']",
+    )  # fmt: skip
+
+
+def test_every_topic_with_codes_has_three_arms_and_the_others_are_left_out(finished):
+    assert finished.status == 0
+    report = json.loads((finished.folder / "steering.json").read_text())
+    arms = [(row["topic"], row["codes"]) for row in report["rows"]]
+    assert arms == [(t, c) for t in ("one", "two") for c in ("base", "steered", "control")]
+    assert report["judge"] == "the run's own model, without edits"
+    assert all(row["texts"] == 6 for row in report["rows"])
+    assert report["codes"]["one"]["steered"] != report["codes"]["one"]["control"]
+    figures = {k: v for k, v in finished.summary.items() if k.startswith("steering/")}
+    assert figures["steering/topics"] == 2
+    steered = [row["frequency"] for row in report["rows"] if row["codes"] == "steered"]
+    assert figures["steering/median_steered"] == pytest.approx(sum(steered) / 2)
+    assert (finished.folder / "steering.png").read_bytes().startswith(PNG)
+    assert (
+        "price: perplexity under the run's own model"
+        in (finished.folder / "steering.txt").read_text()
+    )
+
+
+def test_banned_codes_are_the_most_precise_of_the_patterns(finished, words):
+    report = json.loads((finished.folder / "specificity.json").read_text())
+    assert len(report["codes"]) <= 3
+    assert all(row["pattern"] in words[:2] for row in report["codes"])
+    assert finished.summary["specificity/codes"] == report["figures"]["specificity/codes"]
+
+
+def test_a_model_without_codes_is_not_steered(corpus, tmp_path):
+    topics = "+callbacks.topic_steering.topics={one: [a]}"
+    run = train(corpus, tmp_path, *FEW, topics, model="transformer")
+    assert run.status == 0
+    assert not any(name.startswith(("steering/", "specificity/")) for name in run.summary)
+
+
+@pytest.mark.parametrize(
+    ("key", "line"),
+    [
+        ("topic_steering.num_samples=0", "callbacks.topic_steering.num_samples=0: give 1 or more"),
+        ("topic_steering.baseline=x.ckpt", "baseline=x.ckpt: no such checkpoint"),
+        ("code_specificity.codes=0", "callbacks.code_specificity.codes=0: give 1 or more"),
+    ],
+)
+def test_a_wrong_value_is_named_before_training(corpus, tmp_path, capfd, key, line):
+    assert train(corpus, tmp_path, "callbacks=steering", f"callbacks.{key}").status == 1
+    assert line in capfd.readouterr().err

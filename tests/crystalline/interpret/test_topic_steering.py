@@ -1,0 +1,90 @@
+import math
+
+import numpy as np
+import pytest
+import torch
+from hydra.utils import instantiate
+
+from crystalline.errors import UserError
+from crystalline.interpret.reading import read
+from crystalline.interpret.sites import Code
+from crystalline.interpret.topic_steering import (
+    Judge,
+    Topic,
+    choose_codes,
+    code_counts,
+    steer_topics,
+    steering_figures,
+)
+from crystalline.tokenizer import ByteTokenizer
+from tests.test_conf import composed
+from tests.tiny_models import RunningMean
+
+TOKENIZER = ByteTokenizer()
+
+
+def row(topic, arm, frequency, price=1.0, distinct_2=0.5):
+    return {"topic": topic, "codes": arm, "frequency": frequency, "price": price,
+            "distinct_2": distinct_2}  # fmt: skip
+
+
+def test_figures_are_medians_and_worst_cases_over_topics():
+    rows = [
+        row("a", "base", 0.1), row("a", "steered", 0.9, 1.2, 0.4), row("a", "control", 0.3),
+        row("b", "base", 0.4), row("b", "steered", 0.7, 1.4, 0.3), row("b", "control", 0.3),
+    ]  # fmt: skip
+    found = steering_figures(rows)
+    assert found["a steered"] == 0.9
+    assert found["topics"] == 2
+    assert found["median_steered"] == pytest.approx(0.8)
+    assert found["highest_base"] == 0.4
+    assert found["control_gap"] == pytest.approx(0.2)
+    assert found["price"] == pytest.approx(1.3)
+    assert found["distinct_2"] == pytest.approx(0.7)
+    assert steering_figures([]) == {"topics": 0}
+
+
+def test_counts_are_of_different_codes_a_position():
+    reading = read(RunningMean(), [torch.randint(0, 250, (3, 16))])
+    counts = code_counts(reading)
+    assert counts["choice"].shape == (2, 6)
+    assert counts["choice"].sum() == 2 * 48
+    assert counts["top"].shape == (1, 6)
+    assert counts["top"].sum() == 3 * 48
+    expected = np.bincount(reading.sites["choice"].indices[:, 1], minlength=6)
+    assert counts["choice"][1].tolist() == expected.tolist()
+
+
+def test_codes_are_the_best_of_each_book_and_no_more_than_asked_for():
+    texts = [b"a king here now.", b"no such thing ok"] * 10
+    windows = torch.tensor([TOKENIZER.encode(text.decode()) for text in texts])
+    reading = read(RunningMean(), [windows])
+    options = {"codes_per_book": 1, "min_share": 0.05}
+    found = choose_codes(reading, TOKENIZER, ["king"], num_codes=3, **options)
+    assert 1 <= len(found) <= 3
+    assert len({(code.site, code.level) for code in found}) == len(found)
+    one = choose_codes(reading, TOKENIZER, ["king"], num_codes=1, **options)
+    assert one == found[:1]
+    with pytest.raises(UserError, match="no code fires"):
+        choose_codes(reading, TOKENIZER, ["king"], num_codes=3, codes_per_book=1, min_share=0.999)
+
+
+def test_the_text_without_codes_is_written_once_and_judged_by_the_judge():
+    torch.manual_seed(0)
+    small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2")
+    config = composed("model=crystalline", *(f"model.{setting}" for setting in small)).model
+    model = instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
+    site = "layers.0.mlp.group.0"
+    counts = {site: torch.ones(1, 12, dtype=torch.int64)}
+    topics = [Topic(name, ["w"], [Code(site, 0, code)]) for name, code in (("a", 1), ("b", 2))]
+    start, judge = TOKENIZER.eot_id, Judge(model, TOKENIZER)
+    found = steer_topics(
+        model, TOKENIZER, topics, [[start], [start, 4]], counts,
+        judge=judge, seed=1, num_samples=4, stop_id=start, max_new_tokens=6,
+    )  # fmt: skip
+    base = [row for row in found.rows if row["codes"] == "base"]
+    assert {**base[0], "topic": ""} == {**base[1], "topic": ""}
+    assert base[0]["price"] == 1
+    assert all(row["texts"] == 8 and math.isfinite(row["price"]) for row in found.rows)
+    assert set(found.control) == {"a", "b"}
+    assert Code(site, 0, 1) not in found.control["a"]
