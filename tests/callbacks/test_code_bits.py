@@ -19,7 +19,3 @@ def test_the_bits_of_every_split_are_those_that_evaluate_finds(corpus, tmp_path)
     # two levels of 8 codes: at every token in stage 0, at every other one in stage 1
     assert 6 < summary["code_bits_limit"] == pytest.approx(6 + 6 / 2, rel=0.1)
     assert found["test/code_bits_limit"] == pytest.approx(summary["code_bits_limit"])
-
-
-def test_a_model_without_codes_has_none(corpus, tmp_path):
-    assert not [k for k in train(corpus, tmp_path, model="transformer").summary if "bits" in k]

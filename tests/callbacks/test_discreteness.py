@@ -53,6 +53,7 @@ def test_hardening_of_every_layer_and_of_all_is_in_the_summary_alone(finished):
 def test_models_without_soft_choices_have_neither(corpus, tmp_path, model):
     run = train(corpus, tmp_path, model=model)
     assert starting(run.summary, "assignment/", "hardening/") == set()
+    assert any("code_bits" in name for name in run.summary) == (model == "ziggurat")
     assert starting(run.rows[0], "assignment/", "hardening/") == set()
 
 
