@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -11,11 +13,15 @@ from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
 from crystalline.errors import UserError
 from crystalline.interpret.machine_study import study
+from crystalline.tradeoff import heat_png
 from datamodules.fsm import FSMDataModule
 
 
 class MachineStudy(Callback):
     """After the test, on the weights that were tested: `states.json`, and `study/...` figures.
+
+    Two pictures: `state_codes.png`, which codes of the best book each state has, and
+    `interventions.png`, what patching every set of sites does.
 
     Args:
         sequences: Validation sequences whose codes are read.
@@ -56,3 +62,20 @@ class MachineStudy(Callback):
             )
         self.figures = {f"study/{name}": value for name, value in found.figures.items()}
         save_artifact(trainer, "states.json", json.dumps(found.report, indent=1))
+        if found.state_codes is not None:
+            labels = ("codes, paired ones first", "state", "share of the state's positions")
+            picture = heat_png(found.state_codes.tolist(), None, None, labels)
+            save_artifact(trainer, "state_codes.png", picture)
+        tables = {k: v for k, v in found.report.items() if k.startswith("patching/")}
+        if tables:
+            save_artifact(trainer, "interventions.png", _patching_png(tables))
+
+
+def _patching_png(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bytes:
+    """Every set of sites, and how far its patch leaves the prediction where it was."""
+    sets = list(dict.fromkeys(name for table in tables.values() for name in table))
+    effects = [[table.get(name, {}).get("effect") for table in tables.values()] for name in sets]
+    normalised = [[math.nan if e is None else 1 - e for e in row] for row in effects]
+    kinds = [name.partition("/")[2].replace("_", " ") for name in tables]
+    labels = ("what is patched", "sites", "JSD to the other state, over that without a patch")
+    return heat_png(normalised, sets, kinds, labels)

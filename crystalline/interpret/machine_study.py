@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Int
+from jaxtyping import Float, Int
 from torch import Tensor
 
 from crystalline.contract import LanguageModel
@@ -31,6 +31,8 @@ class Study:
     """The numbers that a table shows, by name."""
     report: dict[str, Any]
     """Everything: every book, code and set of sites; JSON."""
+    state_codes: Float[np.ndarray, "state code"] | None
+    """`code_matrix` of the best book; None for a model without codes."""
 
 
 def study(
@@ -58,8 +60,9 @@ def study(
     """
     figures = {"transitions": transitions(model, machine, samples, tokens.shape[1], seed)}
     report: dict[str, Any] = {}
+    matrix = None
     if model.codebooks():
-        report["states"], found = _state_codes(model, machine, tokens, states, batch_size)
+        report["states"], found, matrix = _state_codes(model, machine, tokens, states, batch_size)
         figures |= found
         # Patching exchanges states by the digits that name them.
         features = {"state": False, "state_and_digit": True} if machine.readable else {}
@@ -73,7 +76,7 @@ def study(
                 figures["first_transition"] = protocol.first_transition()
                 figures |= effects(rows)
     figures = {name: value for name, value in figures.items() if _known(value) is not None}
-    return Study(figures, {**report, "figures": figures})
+    return Study(figures, {**report, "figures": figures}, matrix)
 
 
 def transitions(model: LanguageModel, machine: Any, samples: int, length: int, seed: int) -> float:
@@ -108,8 +111,8 @@ def _state_codes(
     tokens: np.ndarray,
     states: np.ndarray,
     batch_size: int,
-) -> tuple[dict[str, Any], dict[str, float]]:
-    """Every book's figures, and those of the best one beside neurons."""
+) -> tuple[dict[str, Any], dict[str, float], Float[np.ndarray, "state code"]]:
+    """Every book's figures, those of the best one beside neurons, and its matrix."""
     windows = list(_batches(torch.from_numpy(tokens[:, :-1]), batch_size))
     length = tokens.shape[1] - 1
     reading = read(model, windows)
@@ -126,7 +129,8 @@ def _state_codes(
     beside = {} if neurons is None else state_codes.neuron_figures(best, neurons)
     found = state_codes.figures(best)
     report = {"best": found | beside, "books": [state_codes.figures(book) for book in books]}
-    return report, {name: found[name] for name in _LABELS} | beside
+    matrix, _ = state_codes.code_matrix(reading, labels, machine.num_states, best)
+    return report, {name: found[name] for name in _LABELS} | beside, matrix
 
 
 def _batches(rows: Tensor, size: int) -> Iterator[Tensor]:

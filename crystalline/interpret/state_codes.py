@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
+from jaxtyping import Float, Int
 
 from crystalline.interpret.code_search import book_counts, first_half
 from crystalline.interpret.information import (
@@ -122,6 +123,30 @@ def label_codes(
     ]
 
 
+def code_matrix(
+    reading: Reading, labels: np.ndarray, num_labels: int, book: BookLabels
+) -> tuple[Float[np.ndarray, "labels codes"], list[int]]:
+    """Which share of each label's positions (second half) has each code of a book.
+
+    Codes that are paired with a label by `_pairs` stand in the order of labels, so that pairs lie
+    on the diagonal; those left over follow by falling count. Codes that never fire are left out.
+
+    Returns:
+        The matrix, NaN in rows of labels without a position, and the codes of its columns.
+    """
+    site, half = reading.sites[book.site], first_half(reading)
+    own, first = labels[site.last], half[site.last]
+    pairs = _pairs(book_counts(site, book.level, own, num_labels, first))
+    counts = book_counts(site, book.level, own, num_labels, ~first)
+    joint = counts.joint.numpy()
+    paired = [int(code) for code in pairs if code >= 0]
+    others = np.argsort(-joint.sum(1), kind="stable").tolist()
+    codes = paired + [code for code in others if joint[code].any() and code not in set(paired)]
+    wanted = counts.wanted.numpy().astype(float)
+    with np.errstate(invalid="ignore"):
+        return joint[codes].T / np.where(wanted > 0, wanted, np.nan)[:, None], codes
+
+
 def best_book(books: list[BookLabels]) -> BookLabels:
     """That of the highest precision on the first half, the first one of equals."""
     return max(books, key=lambda book: book.chosen_precision)
@@ -225,9 +250,17 @@ def _book(
     )
 
 
-def _matched_accuracy(chosen: Counts, reported: Counts) -> float:
+def _pairs(chosen: Counts) -> Int[np.ndarray, " labels"]:
+    """The code that each label is paired with, none twice (Hungarian method); -1 for none."""
     active = chosen.fired.nonzero()[:, 0].numpy()
     columns = assign(chosen.joint.numpy()[active].T.astype(float))
-    labels = np.flatnonzero(columns >= 0)
-    hits = reported.joint.numpy()[active[columns[labels]], labels].sum()
+    codes = np.full(len(columns), -1)
+    codes[columns >= 0] = active[columns[columns >= 0]]
+    return codes
+
+
+def _matched_accuracy(chosen: Counts, reported: Counts) -> float:
+    codes = _pairs(chosen)
+    labels = np.flatnonzero(codes >= 0)
+    hits = reported.joint.numpy()[codes[labels], labels].sum()
     return float(hits / max(int(reported.wanted.sum()), 1))

@@ -42,6 +42,8 @@ def test_the_figures_are_in_the_summary_and_all_else_in_the_run_folder(finished)
         assert f"study/{name}" in studied
     sites = {book["site"] for book in report["states"]["books"]}
     assert len(sites) == 3  # two heads and an MLP
+    for name in ("state_codes.png", "interventions.png"):
+        assert (finished.folder / name).read_bytes().startswith(b"\x89PNG")
     for name in ("state", "state_and_digit"):
         assert sites < set(report[f"patching/{name}"])
 

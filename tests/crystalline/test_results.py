@@ -7,7 +7,7 @@ import json
 import pytest
 
 from crystalline.results import best_row, read_rows, report_markdown, results_csv, score, swept_keys
-from crystalline.tradeoff import spread_png, tradeoff_png
+from crystalline.tradeoff import heat_png, intervals_png, spread_png, tradeoff_png
 
 PNG = b"\x89PNG"
 
@@ -150,3 +150,11 @@ def test_the_spread_over_seeds_is_a_picture():
     long_name = "ziggurat, " + ", ".join(f"model.quantizer.key_{i}={i}" for i in range(5))
     assert spread_png({"a": [1.0], "b": [1.1], "far": [9.0]}, "test/bpb").startswith(PNG)
     assert spread_png({"a": [1.0, 2.0], long_name: [1.5]}, "test/bpb").startswith(PNG)
+
+
+def test_matrices_and_intervals_are_pictures():
+    labels = ("code", "state", "share")
+    assert heat_png([[0.0, float("nan")], [1.0, 0.5]], None, None, labels).startswith(PNG)
+    assert heat_png([[0.0]], ["layers.*.mlp"], ["state"], labels).startswith(PNG)
+    bars = {"base": [(0.1, 0.0, 0.3)] * 2, "steered": [(0.9, 0.8, 1.0)] * 2}
+    assert intervals_png(["fire", "dragon"], bars, "share").startswith(PNG)

@@ -8,6 +8,7 @@ from crystalline.interpret.neurons import NeuronControl
 from crystalline.interpret.reading import Reading, SiteReading
 from crystalline.interpret.state_codes import (
     best_book,
+    code_matrix,
     figures,
     label_codes,
     label_neurons,
@@ -164,3 +165,21 @@ def test_a_label_that_only_the_second_half_has_counts_as_zero_for_codes_and_neur
     assert neurons[1] is None
     assert neuron_figures(book, neurons)["neuron_precision"] == 0.5
     assert not math.isnan(book.ami)
+
+
+def test_the_matrix_has_pairs_on_its_diagonal_and_the_rest_by_count(walks):
+    tokens, states, phases = walks
+    labels = state_labels(states, phases)
+    codes = np.where(labels >= 0, (labels + 1) % STATES, 5)  # a code a state, in another order
+    labelled = np.flatnonzero(labels == 2)
+    codes[labelled[::4]] = 4  # a quarter of state 2 has another one
+    reading = reading_with(tokens, codes[:, None])
+    (book,) = label_codes(reading, labels, STATES)
+    matrix, columns = code_matrix(reading, labels, STATES, book)
+    assert columns == [1, 2, 3, 0, 4]  # code 5 never fires at a state
+    assert matrix.sum(1) == pytest.approx(np.ones(STATES))
+    assert np.diag(matrix[:, :STATES])[[0, 1, 3]].tolist() == [1, 1, 1]
+    assert matrix[2, 2] + matrix[2, 4] == pytest.approx(1)
+    assert 0.6 < matrix[2, 2] < 0.9
+    wider, _ = code_matrix(reading, labels, STATES + 1, label_codes(reading, labels, STATES + 1)[0])
+    assert np.isnan(wider[STATES]).all()  # a state that was never seen
