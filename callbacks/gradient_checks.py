@@ -57,11 +57,11 @@ class GradientChecks(Callback):
         self.sequences, self.points, self.directions = sequences, points, directions
         self.toy_rounds, self.seed = toy_rounds, seed
         self.toys = {
-            "toy": (
+            "toy": lambda: (
                 CrystallineBottleneck(WIDTH, CODES, 1),
                 Temperature(1, WIDTH, init=toy_temp_init, minimum=toy_temp_min),
             ),
-            "toy_source": (
+            "toy_source": lambda: (
                 SourceBottleneck(WIDTH, CODES, 1),
                 ClampedTemperature(source_temp_init, source_temp_min),
             ),
@@ -87,8 +87,8 @@ class GradientChecks(Callback):
                 seed=self.seed,
             )
             self.figures = {f"gradients/{k}": v for k, v in worst(sites.values()).items()}
-            for name, parts in self.toys.items() if self.toy_rounds else ():
-                found = learn_clusters(*parts, rounds=self.toy_rounds, seed=self.seed)
+            for name, build in self.toys.items() if self.toy_rounds else ():
+                found = learn_clusters(build, self.toy_rounds, self.seed)
                 self.figures |= {f"{name}/{k}": float(v) for k, v in found._asdict().items()}
         report = {"sites": sites, "figures": self.figures}
         save_artifact(trainer, "gradients.json", json.dumps(report, indent=1) + "\n")

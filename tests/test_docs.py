@@ -41,7 +41,12 @@ def keys() -> set[str]:
         for model, data in choices:
             config = compose("config", [f"model={model}", f"data={data}", "paths.run_dir=x"])
             found |= _dotted(OmegaConf.to_container(config), "")
-        for other in (["tokenizer@data.tokenizer=pretrained"], ["data=fsm", "callbacks=states"]):
+        for other in (
+            ["tokenizer@data.tokenizer=pretrained"],
+            ["data=fsm", "callbacks=states"],
+            ["callbacks=steering"],
+            ["callbacks=gradients"],
+        ):
             config = compose("config", [*other, "paths.run_dir=x"])
             found |= _dotted(OmegaConf.to_container(config), "")
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -25,20 +26,24 @@ class Found(NamedTuple):
     """Adjusted mutual information of code and cluster."""
 
 
-def learn_clusters(bottleneck: Bottleneck, temperature: nn.Module, rounds: int, seed: int) -> Found:
+def learn_clusters(
+    build: Callable[[], tuple[Bottleneck, nn.Module]], rounds: int, seed: int
+) -> Found:
     """Reconstruct points through the bottleneck, a linear map on either side; then ask its codes.
 
     Centres are 2 N(0, 1), points lie 0.3 N(0, 1) around them. The random state is that of before
     afterwards.
 
     Args:
-        bottleneck: `WIDTH` wide, `CODES` codes, k = 1. It is trained.
-        temperature: Its temperature, for one group. It is trained.
+        build: A new bottleneck, `WIDTH` wide, `CODES` codes, k = 1, and its temperature, for one
+            group.
         rounds: Of 64 points each.
-        seed: Of centres, maps, points and noise.
+        seed: Of codes, centres, maps, points and noise.
     """
     with torch.random.fork_rng(devices=[]), torch.enable_grad():
         torch.manual_seed(seed)
+        bottleneck, temperature = build()
+        torch.manual_seed(seed)  # another bottleneck meets the same points
         centres = 2 * torch.randn(CLUSTERS, WIDTH)
         into, out = nn.Linear(WIDTH, WIDTH), nn.Linear(WIDTH, WIDTH)
         parts = nn.ModuleList([bottleneck, temperature, into, out]).train()
