@@ -7,11 +7,14 @@ from typing import Any
 import lightning
 import torch
 import torch.distributed as dist
+from jaxtyping import Bool
 from torch import Tensor
 
 from callbacks.code_changes import follow_rank_0, forget_momentum
+from crystalline.contract import LanguageModel
 from crystalline.quantizers.calibration import visit_codebooks
 from crystalline.quantizers.codebook import Codebook
+from lightning_modules.graphs import Recording
 
 
 class DeadCodeReset(lightning.Callback):
@@ -19,7 +22,8 @@ class DeadCodeReset(lightning.Callback):
 
     Inputs are those of the global batch just done, or of its first sequences, so nothing has to be
     kept between rounds and a resumed run does the same. Under DDP rank 0 chooses and the others
-    follow. Optimizers forget the momentum of moved codes.
+    follow. Optimizers forget the momentum of moved codes. Where rounds are replayed as a CUDA
+    graph, so are resets.
 
     Args:
         every_n_steps: Rounds between resets.
@@ -45,6 +49,7 @@ class DeadCodeReset(lightning.Callback):
         self.positions = positions
         self.until = until
         self.seed = seed
+        self._revival: Revival | None = None
 
     def on_train_batch_end(
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
@@ -60,21 +65,14 @@ class DeadCodeReset(lightning.Callback):
             return
         revived = {site: torch.zeros_like(b.idle, dtype=torch.bool) for site, b in books.items()}
         if trainer.is_global_zero:
-            generator = torch.Generator(pl_module.device)
-            generator.manual_seed(self.seed * 1_000_003 + step)
-
-            def revive(site: str, book: Codebook, inputs: Tensor) -> None:
-                revived[site] = book.revive_dead_codes(
-                    inputs,
-                    idle_positions=self.idle_positions,
-                    max_fraction=self.max_fraction,
-                    generator=generator,
-                )
-
             tokens = trainer.datamodule.train_batch(step - 1).tokens  # type: ignore[attr-defined]
             tokens = tokens[: -(-self.positions // tokens.shape[1])]
-            with trainer.precision_plugin.forward_context():
-                visit_codebooks(pl_module.model, tokens.to(pl_module.device), revive)
+            if self._revival is None:
+                self._revival = Revival(
+                    pl_module.model, self.idle_positions, self.max_fraction, pl_module.replays
+                )
+            seed = self.seed * 1_000_003 + step
+            revived = self._revival(tokens.to(pl_module.device), seed)
         for site, book in books.items():
             if trainer.world_size > 1:
                 follow_rank_0(book)
@@ -84,3 +82,46 @@ class DeadCodeReset(lightning.Callback):
             forget_momentum(trainer.optimizers, book.codes, revived[site])
         count = torch.stack([flags.sum() for flags in revived.values()]).sum()
         pl_module.record({"codebook/revived": int(count)})
+
+
+Moved = dict[str, Bool[Tensor, "levels codebook_size"]]
+"""By site: which codes have moved."""
+
+
+class Revival:
+    """Revives the dead codes of all maintained sites of a model, site after site.
+
+    Args:
+        model: Its mode is the same afterwards.
+        idle_positions: See `Codebook.revive_dead_codes`.
+        max_fraction: Likewise.
+        recorded: Whether calls are replayed as a CUDA graph, which waits less.
+    """
+
+    def __init__(
+        self, model: LanguageModel, idle_positions: int, max_fraction: float, recorded: bool
+    ) -> None:
+        self.model = model
+        self.idle_positions = idle_positions
+        self.max_fraction = max_fraction
+        self._generator = torch.Generator(next(model.parameters()).device)
+        self._work = Recording(self._revive, [self._generator]) if recorded else self._revive
+
+    def __call__(self, tokens: Tensor, seed: int) -> Moved:
+        """Codes move to inputs that `tokens` make, drawn by `seed`."""
+        self._generator.manual_seed(seed)
+        return self._work(tokens)
+
+    def _revive(self, tokens: Tensor) -> Moved:
+        revived: Moved = {}
+
+        def revive(site: str, book: Codebook, inputs: Tensor) -> None:
+            revived[site] = book.revive_dead_codes(
+                inputs,
+                idle_positions=self.idle_positions,
+                max_fraction=self.max_fraction,
+                generator=self._generator,
+            )
+
+        visit_codebooks(self.model, tokens, revive)
+        return revived

@@ -140,6 +140,11 @@ class LanguageModeling(lightning.LightningModule):
             self.trainer.should_stop = True  # makes Lightning validate the last round too
 
     @property
+    def replays(self) -> bool:
+        """Whether rounds are recorded as a CUDA graph."""
+        return self._graphed is not None
+
+    @property
     def logs_now(self) -> bool:
         """Whether metrics of the round just done are wanted."""
         return self.global_step % self.log_every_n_steps == 0
