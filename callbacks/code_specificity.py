@@ -73,7 +73,7 @@ class CodeSpecificity(Callback):
 
     def _search(self, model: Any, data: Any) -> dict[Code, dict[str, Any]]:
         """The most precise codes, each with the pattern that it tells best."""
-        windows = data.spread_windows("train", self.sequences)
+        windows = data.train_windows(self.sequences)
         reading = read(model, (batch.tokens for batch in windows))
         matches = [
             (match, pattern.pattern)

@@ -72,10 +72,10 @@ class MachineStudy(Callback):
 
 
 def _patching_png(tables: Mapping[str, Mapping[str, Mapping[str, Any]]]) -> bytes:
-    """Every set of sites, and how far its patch leaves the prediction where it was."""
+    """Every set of sites, and how far its patch moves the prediction to the other state's."""
     sets = list(dict.fromkeys(name for table in tables.values() for name in table))
-    effects = [[table.get(name, {}).get("effect") for table in tables.values()] for name in sets]
-    normalised = [[math.nan if e is None else 1 - e for e in row] for row in effects]
+    found = [[table.get(name, {}).get("effect") for table in tables.values()] for name in sets]
+    effects = [[math.nan if effect is None else effect for effect in row] for row in found]
     kinds = [name.partition("/")[2].replace("_", " ") for name in tables]
-    labels = ("what is patched", "sites", "JSD to the other state, over that without a patch")
-    return heat_png(normalised, sets, kinds, labels)
+    labels = ("what is patched", "sites", "intervention_effect: 0 as before, 1 as the other state")
+    return heat_png(effects, sets, kinds, labels)

@@ -42,7 +42,7 @@ class TopicSteering(Callback):
     Args:
         topics: The words of each topic; a text speaks of it if it holds one of them.
         prompts: Texts to continue, each at the start of a document.
-        sequences: Windows of the training split in which codes are found.
+        sequences: Windows of training in which codes are found.
         num_codes: Codes of a topic, at most.
         codes_per_book: Of each book, at most.
         min_share: A code fires on more than this share of the tokens of a sequence of the topic.
@@ -102,7 +102,7 @@ class TopicSteering(Callback):
         tokenizer = data.tokenizer
         judge, name = self._judge(model, tokenizer)
         with undisturbed(pl_module):
-            windows = data.spread_windows("train", self.sequences)
+            windows = data.train_windows(self.sequences)
             reading = read(model, (batch.tokens for batch in windows))
             topics = self._topics(reading, tokenizer)
             opened = [

@@ -141,7 +141,7 @@ class Session:
         least = min(number(config, "sequences", int), *how.values())
         if least < 1:
             raise UserError("sequences, num_codes, codes_per_book: give 1 or more each")
-        windows = self.data.spread_windows("train", config.sequences)
+        windows = self.data.train_windows(config.sequences)
         reading = read(self.model, (batch.tokens for batch in windows))
         share = number(config, "topic_share", float)
         topics = [

@@ -149,6 +149,8 @@ def heat_png(
         axes.set_yticks(range(len(rows)), rows, fontsize="small")
     if columns:
         axes.set_xticks(range(len(columns)), columns, fontsize="small")
+    else:
+        axes.xaxis.get_major_locator().set_params(integer=True)
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     figure.colorbar(image, label=labels[2])

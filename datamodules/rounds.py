@@ -69,6 +69,12 @@ class RoundDataModule(lightning.LightningDataModule, ABC):
     def eval_windows(self, split: str, numbers: np.ndarray) -> Batch:
         """The evaluation windows with these numbers."""
 
+    def train_windows(self, count: int) -> Iterator[Batch]:
+        """The first `count` windows of training, a round at a time."""
+        for start in range(0, count, self.batch_size):
+            batch, left = self.train_batch(start // self.batch_size), count - start
+            yield Batch(batch.tokens[:left], batch.targets[:left])
+
     def spread_windows(self, split: str, count: int) -> Iterator[Batch]:
         """At most `count` evaluation windows, spread evenly over the split, in batches."""
         total = self.num_eval_windows(split)

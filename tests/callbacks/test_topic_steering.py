@@ -12,7 +12,8 @@ PNG = b"\x89PNG"
 FEW = (
     "callbacks=steering", "~callbacks.topic_steering.topics",
     "callbacks.topic_steering.num_samples=3", "callbacks.topic_steering.max_new_tokens=10",
-    "callbacks.topic_steering.prompts=['','a']", "callbacks.topic_steering.min_share=0.05",
+    "callbacks.topic_steering.sequences=60", "callbacks.topic_steering.min_share=0.05",
+    "callbacks.topic_steering.prompts=['','a']",
     "callbacks.code_specificity.codes=3", "callbacks.code_specificity.effect_sequences=4",
 )  # fmt: skip
 

@@ -117,7 +117,7 @@ def test_steering_counts_words_beside_base_and_control(text_run):
 def test_several_topics_find_their_codes_and_share_the_text_without_any(text_run, corpus):
     words = [word for word, _ in Counter(re.findall(r"\w+", corpus.read_text())).most_common(16)]
     topics = f"+topics={{one: [{','.join(words[:8])}], two: [{','.join(words[8:])}]}}"
-    more = ("num_samples=3", "max_new_tokens=20", "sequences=400", "topic_share=0.05")
+    more = ("num_samples=3", "max_new_tokens=20", "sequences=60", "topic_share=0.05")
     status, found = intervene(text_run, topics, *more, do="steer")
     assert status == 0
     assert [row["topic"] for row in found["steering"]] == ["one"] * 3 + ["two"] * 3
