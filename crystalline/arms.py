@@ -15,7 +15,7 @@ def arms(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
     found: dict[str, list[Row]] = {}
     for row in rows:
         if row.summary is not None:
-            parts = (f"{key.rpartition('.')[2]}={row.overrides.get(key, '')}" for key in by)
+            parts = (f"{key.rpartition('.')[2]}={_setting(row, key)}" for key in by)
             found.setdefault(" ".join(parts), []).append(row)
     return found
 
@@ -23,3 +23,9 @@ def arms(rows: Sequence[Row], by: Sequence[str]) -> dict[str, list[Row]]:
 def has_codes(row: Row) -> bool:
     """Whether the job's model has codebooks: without them it is the baseline of the others."""
     return row.value("parameters") != row.value("parameters_without_codebooks")
+
+
+def _setting(row: Row, key: str) -> str:
+    """As it is typed: Hydra's sweeps write truth values as Python does."""
+    value = row.overrides.get(key, "")
+    return value.lower() if value in ("True", "False") else value

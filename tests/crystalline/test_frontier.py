@@ -28,6 +28,8 @@ def test_jobs_that_differ_in_their_seeds_are_one_arm():
     assert {name: len(jobs) for name, jobs in arms(JOBS, BY).items()} == {
         "k=1": 2, "k=8": 2, "k=16": 1,
     }  # fmt: skip
+    sweep = Row("0", {"data.mix": "False"}, {"parameters": 1}, None)
+    assert list(arms([sweep], ["data.mix", "model.k"])) == ["mix=false k="]
 
 
 def test_the_sweet_spot_has_the_fewest_bits_of_those_that_cost_little():
