@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from mlflow.tracking import MlflowClient
 
 _log = logging.getLogger(__name__)
-_FILES = ("results.csv", "report.md", PICTURE)
+_FILES = ("results.csv", "report.md", PICTURE, "verdict.md")
 
 
 class SweepReport(Callback):
