@@ -142,6 +142,8 @@ def heat_png(
         columns: Names; None numbers them.
         labels: Of the columns, the rows and the colours.
     """
+    from matplotlib.ticker import MaxNLocator
+
     down = max(3.0, 1.2 + 0.2 * len(values)) if rows else 6.0
     figure, axes = _figure(3.5 + 0.8 * len(columns) if columns else 8.0, min(down, 14.0))
     image = axes.imshow(values, aspect="auto", cmap="viridis", vmin=0, vmax=1, interpolation="none")
@@ -150,7 +152,7 @@ def heat_png(
     if columns:
         axes.set_xticks(range(len(columns)), columns, fontsize="small")
     else:
-        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     figure.colorbar(image, label=labels[2])
