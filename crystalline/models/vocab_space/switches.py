@@ -1,0 +1,69 @@
+"""What the published models do and what they should do: one switch a question.
+
+A model has a mode, which sets every switch, and each switch can be set by itself.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from types import SimpleNamespace
+from typing import Any
+
+MODES = ("faithful", "repaired")
+
+
+@dataclass(frozen=True)
+class Switch:
+    """A question, what each mode answers, and what else could be answered."""
+
+    faithful: str
+    repaired: str
+    choices: tuple[str, ...]
+
+
+SWITCHES = {
+    # What the head reads: the last state; what it has that the first did not; or the last state
+    # less a learned share of the first.
+    "readout": Switch("state", "delta", ("state", "delta", "learned_beta")),
+    # Of <q, k>: as it is, over the width, of unit vectors, or over the sum of fading weights too.
+    "score_scale": Switch("none", "inv_dim", ("none", "inv_dim", "cosine", "normalized")),
+    # How Fourier channels read: by averages over the vocabulary, or by linear maps.
+    "fourier_read": Switch("softmax", "linear", ("softmax", "linear")),
+    "state_dtype": Switch("bf16", "fp32", ("bf16", "fp32")),
+    # How operations are chosen: mixed by a softmax, drawn with Gumbel noise (soft, or hard with a
+    # straight-through gradient), and whether evaluation draws too.
+    "selection": Switch("soft", "soft", ("soft", "gumbel_soft", "gumbel_hard")),
+    "sampled_evaluation": Switch("yes", "no", ("yes", "no")),
+    # Which words a slice holds: neighbours by id, or a seeded permutation of all.
+    "addressing": Switch("contiguous", "permuted", ("contiguous", "permuted")),
+    # v14: a gate for all taps of the convolution or one a tap; decay by key or a running product.
+    "tap_gate": Switch("scalar", "per_tap", ("scalar", "per_tap")),
+    "key_decay": Switch("per_key", "cumulative", ("per_key", "cumulative")),
+    # v15: what the write gate's entropy is of; the gradient of what the top-k sets to zero.
+    "write_gate": Switch("raw_state", "head", ("raw_state", "head")),
+    "top_k_gradient": Switch("masked", "straight_through", ("masked", "straight_through")),
+    # v16: weights of the columns; what inhibits them, and when.
+    "vote": Switch("static", "per_position", ("static", "per_position")),
+    "inhibition": Switch("static_final", "per_step", ("static_final", "per_step")),
+    # v11a: the decayed sum as published (underflowing), or a scan over its horizon.
+    "decayed_sum": Switch("published", "mean", ("published", "mean")),
+    # v10: updates as published, some 1e-5 of the state, or of unit size before their gain.
+    "operand_scale": Switch("published", "unit", ("published", "unit")),
+}
+
+
+def resolve(mode: str, **given: str | None) -> Any:
+    """Every switch that is named, by attribute: what is given, or what the mode says.
+
+    Raises:
+        ValueError: If the mode or a value is unknown.
+    """
+    if mode not in MODES:
+        raise ValueError(f"model.mode must be faithful or repaired, got {mode!r}")
+    found = {}
+    for name, value in given.items():
+        switch = SWITCHES[name]
+        found[name] = getattr(switch, mode) if value is None else value
+        if found[name] not in switch.choices:
+            raise ValueError(f"model.{name} must be {' or '.join(switch.choices)}, got {value!r}")
+    return SimpleNamespace(**found)
