@@ -1,0 +1,99 @@
+"""Maps between words and channels that are smooth in the word's id (spec 2.1, 2.2)."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crystalline.models.vocab_space.blocks import GAIN, Block, State, activation_named, normal
+
+
+def fourier_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab columns"]:
+    """cos(2 pi h v / V) and sin(2 pi h v / V) of word v in columns 2 (h - 1) and 2 h - 1; fp32."""
+    h = torch.arange(1, harmonics + 1, dtype=torch.float64)
+    v = torch.arange(vocab_size, dtype=torch.float64)
+    angle = 2 * math.pi * v[:, None] * h / vocab_size
+    return torch.stack([angle.cos(), angle.sin()], -1).flatten(1).float()
+
+
+def cosine_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab columns"]:
+    """cos(pi h (2 v + 1) / (2 V)) of word v in column h - 1: a DCT-II without its mean; fp32."""
+    h = torch.arange(1, harmonics + 1, dtype=torch.float64)
+    v = torch.arange(vocab_size, dtype=torch.float64)
+    return (math.pi * h * (2 * v[:, None] + 1) / (2 * vocab_size)).cos().float()
+
+
+class Reader(nn.Module):
+    """Channels of a state, (..., V) to (..., C), by coefficients R in a basis Phi of the words.
+
+    Args:
+        basis: Phi, (V, columns); not saved.
+        channels: C.
+        read: Switch `fourier_read`: "softmax" takes averages over the vocabulary with weights
+            softmax(Phi R^T), nearly blind at the start; "linear" the map x Phi R^T.
+    """
+
+    basis: Float[Tensor, "vocab columns"]
+
+    def __init__(self, basis: Float[Tensor, "vocab columns"], channels: int, read: str) -> None:
+        super().__init__()
+        self.register_buffer("basis", basis, persistent=False)
+        self.weight = normal(channels, basis.shape[1])
+        self.read = read
+
+    def forward(self, x: State) -> Float[Tensor, "batch pos channels"]:
+        if self.read == "linear":
+            return (x @ self.basis) @ self.weight.T
+        return x @ (self.basis @ self.weight.T).softmax(0)
+
+
+class Writer(nn.Module):
+    """A state of channels, (..., C) to (..., V): h W Phi^T.
+
+    Args:
+        basis: Phi, (V, columns); not saved.
+        channels: C.
+    """
+
+    basis: Float[Tensor, "vocab columns"]
+
+    def __init__(self, basis: Float[Tensor, "vocab columns"], channels: int) -> None:
+        super().__init__()
+        self.register_buffer("basis", basis, persistent=False)
+        self.weight = normal(channels, basis.shape[1])
+
+    def forward(self, h: Float[Tensor, "batch pos channels"]) -> State:
+        return (h @ self.weight) @ self.basis.T
+
+
+class FourierOp(Block):
+    """gain * write(act(read(x) M + b)): words to channels and back, within a position.
+
+    Args:
+        basis: Phi.
+        channels: C.
+        read: Switch `fourier_read`.
+        activation: gelu, relu, relu2 or silu.
+    """
+
+    def __init__(
+        self,
+        basis: Float[Tensor, "vocab columns"],
+        channels: int,
+        read: str,
+        activation: str = "gelu",
+    ) -> None:
+        super().__init__()
+        self.reader = Reader(basis, channels, read)
+        self.writer = Writer(basis, channels)
+        self.mix = normal(channels, channels)
+        self.bias = nn.Parameter(torch.zeros(channels))
+        self.gain = nn.Parameter(torch.tensor(GAIN))
+        self.activation = activation_named(activation)
+
+    def forward(self, x: State, cache: Any = None) -> State:
+        return self.gain * self.writer(self.activation(self.reader(x) @ self.mix + self.bias))
