@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.parts import Parts
 from crystalline.models.vocab_space.blocks import State, rms
+from crystalline.models.vocab_space.op_bank import Selector
 from crystalline.models.vocab_space.switches import resolve
 from crystalline.models.vocab_space.words import TopWords
 
@@ -170,6 +171,12 @@ class VocabSpace(LanguageModel):
                 trace.found[site] = found
         trace.states.append(x)
         return x
+
+    def begin_round(self, progress: float) -> None:
+        super().begin_round(progress)
+        for part in self.modules():
+            if isinstance(part, Selector):
+                part.begin_round(progress)
 
     def auxiliary(self, trace: Trace) -> dict[str, Float[Tensor, ""]]:
         """Further losses of a training pass, from its states."""
