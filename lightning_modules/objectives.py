@@ -16,7 +16,7 @@ from lightning_modules.schedules import Schedule
 log = logging.getLogger(__name__)
 
 BuildOptimizer = Callable[..., Optimizer]
-"""`build(parameters or groups, lr=..., weight_decay=...)`, both arguments having defaults."""
+"""`build(groups)`; rate and decay of groups that do not name them are the optimizer's own."""
 
 
 class Objective(ABC):
@@ -95,8 +95,8 @@ class Dual(Objective):
         rest = [parameter for parameter in model.parameters() if id(parameter) not in owned]
         optimizers = {"main": build(decay_groups(rest))}
         if codes:
-            decay = self.codebook_weight_decay
-            optimizers["codes"] = build(codes, lr=self.codebook_lr, weight_decay=decay)
+            own = {"lr": self.codebook_lr, "weight_decay": self.codebook_weight_decay}
+            optimizers["codes"] = build([{"params": codes, **own}])
         else:
             log.info("objective=dual: no codes to train by gradient, so there is one optimizer")
         return optimizers
