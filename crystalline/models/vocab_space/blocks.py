@@ -8,11 +8,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
 from crystalline.layers.decay_attention import decay_attention, log_sigmoid, total_weight
 from crystalline.layers.parts import Parts
+from crystalline.models.vocab_space.readable import Readable, WordMap, matrix_of, prefixed
 
 State = Float[Tensor, "batch pos vocab"]
 STD = 0.02
@@ -47,7 +49,7 @@ def linear(width: int, to: int, *, bias: bool = False, std: float = STD) -> nn.L
     return built
 
 
-class Block(nn.Module, ABC):
+class Block(Readable, ABC):
     """Answers a normed state with an update of the state."""
 
     @abstractmethod
@@ -64,7 +66,54 @@ class Block(nn.Module, ABC):
         return None
 
 
-class Residual(nn.Module):
+class Shared(Block):
+    """A module that many steps use and that the model above them owns, where it is saved once.
+
+    Args:
+        owned: The model registers it, too.
+    """
+
+    def __init__(self, owned: Any) -> None:
+        super().__init__()
+        self.owned = (owned,)  # in a tuple, so that it is not registered here
+
+    def forward(self, x: Tensor, *further: Any) -> Any:
+        return self.owned[0](x, *further)
+
+    def init_cache(self, batch: int) -> Any:
+        return self.owned[0].init_cache(batch)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        owned = self.owned[0]
+        return owned.word_maps(vocab_size) if isinstance(owned, Readable) else {}
+
+
+class Added(Readable):
+    """x + block(rms x), of a block that has gains of its own.
+
+    Args:
+        block: What is added.
+    """
+
+    def __init__(self, block: Block) -> None:
+        super().__init__()
+        self.block = block
+
+    def forward(self, x: State, cache: Any = None) -> State:
+        return x + self.update(x, cache).to(x.dtype)
+
+    def update(self, x: State, cache: Any = None) -> State:
+        """What is added to the state."""
+        return self.block(rms(x.float()), cache)
+
+    def init_cache(self, batch: int) -> Any:
+        return self.block.init_cache(batch)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        return self.block.word_maps(vocab_size)
+
+
+class Residual(Added):
     """x + gain * block(rms x).
 
     Args:
@@ -73,24 +122,24 @@ class Residual(nn.Module):
     """
 
     def __init__(self, block: Block, width: int = 1) -> None:
-        super().__init__()
-        self.block = block
+        super().__init__(block)
         self.gain = nn.Parameter(torch.ones(() if width == 1 else width))
 
-    def forward(self, x: State, cache: Any = None) -> State:
-        update = self.gain * self.block(rms(x.float()), cache)
-        return x + update.to(x.dtype)
+    def update(self, x: State, cache: Any = None) -> State:
+        return self.gain * super().update(x, cache)
 
-    def init_cache(self, batch: int) -> Any:
-        return self.block.init_cache(batch)
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        """Those of the block; what they push is pushed with the gain."""
+        maps = super().word_maps(vocab_size)
+        return {n: map.scaled(self.gain) if map.gap > 0 else map for n, map in maps.items()}
 
 
-class Step(nn.Module):
+class Step(Readable):
     """Parts that change the state one after the other: often one across positions, one within."""
 
-    def __init__(self, *parts: Residual) -> None:
+    def __init__(self, *parts: Added) -> None:
         super().__init__()
-        self.parts: Parts[Residual] = Parts(parts)
+        self.parts: Parts[Added] = Parts(parts)
 
     def forward(self, x: State, cache: Sequence[Any] | None = None) -> State:
         for index, part in enumerate(self.parts):
@@ -99,6 +148,12 @@ class Step(nn.Module):
 
     def init_cache(self, batch: int) -> list[Any]:
         return [part.init_cache(batch) for part in self.parts]
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        found: dict[str, WordMap] = {}
+        for index, part in enumerate(self.parts):
+            found |= prefixed(f"parts.{index}", part.word_maps(vocab_size))
+        return found
 
 
 class Fading:
@@ -117,11 +172,12 @@ class DecayMemory(Block):
         keys: Map from (..., V) to (..., d_key).
         values: Map from (..., V) to (..., d_value).
         output: Map from (..., d_value) to (..., V).
-        d_key: Width of queries and keys.
-        d_value: Width of values.
-        scale: Switch `score_scale`.
+        d_key: Width of queries and keys, of all heads together.
+        d_value: Width of values, of all heads together.
+        scale: Switch `score_scale`; "cosine" is of the whole vectors, before heads split them.
         factor: What scores are multiplied with as published (`scale="none"`).
-        decay_logit: At the start; the decay is its sigmoid.
+        decay_logit: At the start; the decay is its sigmoid. Several: one for each of as many heads,
+            which split queries, keys and values evenly.
     """
 
     def __init__(
@@ -135,37 +191,69 @@ class DecayMemory(Block):
         d_value: int,
         scale: str,
         factor: float = 1.0,
-        decay_logit: float = 3.0,
+        decay_logit: float | Sequence[float] = 3.0,
     ) -> None:
         super().__init__()
         self.queries, self.keys, self.values, self.output = queries, keys, values, output
-        self.d_key, self.d_value, self.scale = d_key, d_value, scale
-        self.factor = factor if scale == "none" else 1.0 if scale == "cosine" else 1 / d_key
         self.decay_logit = nn.Parameter(torch.tensor(decay_logit))
+        self.num_heads = self.decay_logit.numel()
+        self.d_key, self.d_value = d_key // self.num_heads, d_value // self.num_heads
+        self.scale = scale
+        self.factor = factor if scale == "none" else 1.0 if scale == "cosine" else 1 / self.d_key
         self.gain = nn.Parameter(torch.tensor(GAIN))
 
-    def forward(self, x: State, cache: Fading | None = None) -> State:
-        return self.gain * self.output(self.recall(x, cache))
+    def forward(self, x: State, cache: Fading | None = None, shift: Tensor | float = 0.0) -> State:
+        """The update; `shift` is added to the logit of the decay."""
+        return self.gain * self.output(self.recall(x, cache, shift))
 
-    def recall(self, x: State, cache: Fading | None = None) -> Float[Tensor, "batch pos d_value"]:
+    def recall(
+        self, x: State, cache: Fading | None = None, shift: Tensor | float = 0.0
+    ) -> Float[Tensor, "batch pos d_value"]:
         """What is read from the past, before the output map."""
-        q, k, u = self.queries(x), self.keys(x), self.values(x)
+        q, k, u = self.project(x)
         if self.scale == "cosine":
             q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
-        log_decay = log_sigmoid(self.decay_logit)
-        q = q * self.factor
-        read, memory = decay_attention(
-            q, k.to(q.dtype), u.to(q.dtype), log_decay, None if cache is None else cache.memory
-        )
+        log_decay = log_sigmoid(self.decay_logit + shift).reshape(self.num_heads)
+        q, k, u = (self.split(z.to(q.dtype)) for z in (q * self.factor, k, u))
+        read, memory = decay_attention(q, k, u, log_decay, None if cache is None else cache.memory)
         start = 0 if cache is None else cache.position
         if cache is not None and memory is not None:
             cache.memory, cache.position = memory, start + x.shape[1]
         if self.scale == "normalized":
-            read = read / total_weight(start, x.shape[1], log_decay)[:, None].to(read.dtype)
-        return read
+            read = read / total_weight(start, x.shape[1], log_decay)[..., None].to(read.dtype)
+        return rearrange(read, "batch head pos d -> batch pos (head d)")
+
+    def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values."""
+        return self.queries(x), self.keys(x), self.values(x)
+
+    def split(self, z: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch head pos d_head"]:
+        return rearrange(z, "batch pos (head d) -> batch head pos d", head=self.num_heads)
 
     def init_cache(self, batch: int) -> Fading:
-        return Fading(self.gain.new_zeros(batch, self.d_key, self.d_value))
+        return Fading(self.gain.new_zeros(batch, self.num_heads, self.d_key, self.d_value))
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        """Which earlier words a word looks for, and what a word remembered pushes; by head.
+
+        The strict past ends one position before; what stands there pushes words two further on.
+        """
+        q, k, u = (
+            matrix_of(lambda x, at=at: self.project(x)[at], vocab_size, self.gain)
+            for at in range(3)
+        )
+        output = matrix_of(self.output, u.shape[1], self.gain)
+        found: dict[str, WordMap] = {}
+        for head in range(self.num_heads):
+            key = slice(head * self.d_key, (head + 1) * self.d_key)
+            value = slice(head * self.d_value, (head + 1) * self.d_value)
+            name = f"head.{head}." if self.num_heads > 1 else ""
+            found[f"{name}look"] = WordMap(self.factor * q[:, key], k[:, key].T, gap=-1)
+            found[f"{name}write"] = WordMap(u[:, value], self.gain * output[value], gap=2)
+        return found
+
+    def horizons(self) -> dict[str, Float[Tensor, " heads"]]:
+        return {"memory": 1 + self.decay_logit.detach().float().exp().reshape(-1)}
 
 
 class Bottleneck(Block):
@@ -186,6 +274,9 @@ class Bottleneck(Block):
 
     def forward(self, x: State, cache: Any = None) -> State:
         return self.gain * self.up(self.activation(self.down(x)))
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        return {"write": WordMap(self.down.weight.T, self.gain * self.up.weight.T)}
 
 
 def activation_named(name: str) -> Any:

@@ -3,17 +3,33 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crystalline.models.vocab_space.blocks import GAIN, Block, State, activation_named, normal
+from crystalline.models.vocab_space.blocks import (
+    GAIN,
+    Block,
+    DecayMemory,
+    State,
+    activation_named,
+    linear,
+    normal,
+)
 
 
 def fourier_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab columns"]:
-    """cos(2 pi h v / V) and sin(2 pi h v / V) of word v in columns 2 (h - 1) and 2 h - 1; fp32."""
+    """cos(2 pi h v / V) and sin(2 pi h v / V) of word v in columns 2 (h - 1) and 2 h - 1; fp32.
+
+    Raises:
+        ValueError: If there are no columns, or so many that some repeat or vanish.
+    """
+    if not 1 <= harmonics <= (vocab_size - 1) // 2:
+        most = (vocab_size - 1) // 2
+        raise ValueError(f"model.harmonics must lie in [1, {most}], got {harmonics}")
     h = torch.arange(1, harmonics + 1, dtype=torch.float64)
     v = torch.arange(vocab_size, dtype=torch.float64)
     angle = 2 * math.pi * v[:, None] * h / vocab_size
@@ -78,6 +94,7 @@ class FourierOp(Block):
         channels: C.
         read: Switch `fourier_read`.
         activation: gelu, relu, relu2 or silu.
+        mix: M, a map from (..., C) to (..., C); None: a dense one.
     """
 
     def __init__(
@@ -86,14 +103,51 @@ class FourierOp(Block):
         channels: int,
         read: str,
         activation: str = "gelu",
+        mix: nn.Module | None = None,
     ) -> None:
         super().__init__()
         self.reader = Reader(basis, channels, read)
         self.writer = Writer(basis, channels)
-        self.mix = normal(channels, channels)
+        self.mix = linear(channels, channels) if mix is None else mix
         self.bias = nn.Parameter(torch.zeros(channels))
         self.gain = nn.Parameter(torch.tensor(GAIN))
         self.activation = activation_named(activation)
 
     def forward(self, x: State, cache: Any = None) -> State:
-        return self.gain * self.writer(self.activation(self.reader(x) @ self.mix + self.bias))
+        return self.gain * self.writer(self.activation(self.mix(self.reader(x)) + self.bias))
+
+
+class FourierMemory(DecayMemory):
+    """`DecayMemory` through maps in a basis: q, k and u from x Phi, and what is read by a `Writer`.
+
+    Args:
+        basis: Phi, (V, columns); not saved.
+        channels: C, the width of queries, keys and values.
+        scale: Switch `score_scale`.
+        decay_logit: At the start; several: one a head.
+        queries: Map from x Phi, (..., columns), to (..., C); None: one of its own.
+        keys: The same.
+    """
+
+    basis: Float[Tensor, "vocab columns"]
+
+    def __init__(
+        self,
+        basis: Float[Tensor, "vocab columns"],
+        channels: int,
+        scale: str,
+        decay_logit: float | Sequence[float] = 3.0,
+        queries: nn.Module | None = None,
+        keys: nn.Module | None = None,
+    ) -> None:
+        def new() -> nn.Module:
+            return linear(basis.shape[1], channels)
+
+        super().__init__(
+            queries or new(), keys or new(), new(), Writer(basis, channels),
+            d_key=channels, d_value=channels, scale=scale, decay_logit=decay_logit,
+        )  # fmt: skip
+        self.register_buffer("basis", basis, persistent=False)
+
+    def project(self, x: State) -> tuple[Tensor, Tensor, Tensor]:
+        return super().project(x @ self.basis)

@@ -42,7 +42,7 @@ def test_the_operation_is_what_its_formula_says(read):
     basis = basis.double()
     weights = basis @ op.reader.weight.T
     weights = weights.softmax(0) if read == "softmax" else weights
-    hidden = (x @ weights @ op.mix + op.bias).relu() ** 2
+    hidden = (op.mix(x @ weights) + op.bias).relu() ** 2
     torch.testing.assert_close(op(x), op.gain * hidden @ (basis @ op.writer.weight.T).T)
 
 

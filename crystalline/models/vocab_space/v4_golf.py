@@ -1,0 +1,143 @@
+"""v4: ten passes through five steps, each with a few parameters of its own (spec 3.4)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crystalline.layers.parts import Parts
+from crystalline.models.vocab_space.blocks import Shared, State, linear, normal, rms
+from crystalline.models.vocab_space.fourier import (
+    FourierMemory,
+    FourierOp,
+    fourier_basis,
+)
+from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
+from crystalline.models.vocab_space.switches import resolve
+
+
+class DiagonalLowRank(nn.Module):
+    """h (diag(delta) + M_1 M_2), (..., C) to (..., C); delta starts at 0.02.
+
+    Args:
+        channels: C.
+        rank: Of M_1 M_2.
+    """
+
+    def __init__(self, channels: int, rank: int) -> None:
+        super().__init__()
+        self.diagonal = nn.Parameter(torch.full((channels,), 0.02))
+        self.down = normal(channels, rank)
+        self.up = normal(rank, channels)
+
+    def forward(self, h: Float[Tensor, "*axes channels"]) -> Float[Tensor, "*axes channels"]:
+        return h * self.diagonal + h @ self.down @ self.up
+
+
+class Call(nn.Module):
+    """What one pass through a step has for itself; the scalars start at 1.
+
+    Args:
+        num_heads: Of the step's memory.
+    """
+
+    def __init__(self, num_heads: int) -> None:
+        super().__init__()
+        self.decay_shift = nn.Parameter(torch.zeros(num_heads))
+        self.across = nn.Parameter(torch.ones(()))
+        self.within = nn.Parameter(torch.ones(()))
+        self.keep = nn.Parameter(torch.ones(()))
+
+
+class SharedStep(nn.Module):
+    """keep * (x + across a Memory(rms x), then + within b Op(rms x)), of which a and b are its own.
+
+    Args:
+        memory: Across positions, its heads' decays shifted by the call.
+        op: Within a position.
+    """
+
+    def __init__(self, memory: FourierMemory, op: FourierOp) -> None:
+        super().__init__()
+        self.memory, self.op = memory, op
+        self.memory_gain = nn.Parameter(torch.ones(()))
+        self.op_gain = nn.Parameter(torch.ones(()))
+
+    def forward(self, x: State, cache: Any, call: Call) -> State:
+        read = self.memory(rms(x.float()), cache, call.decay_shift)
+        x = x + (call.across * self.memory_gain * read).to(x.dtype)
+        x = x + (call.within * self.op_gain * self.op(rms(x.float()))).to(x.dtype)
+        return call.keep.to(x.dtype) * x
+
+    def init_cache(self, batch: int) -> Any:
+        return self.memory.init_cache(batch)
+
+
+class Golf(VocabSpace):
+    """The smallest: passes share steps, and all steps share the maps to queries and keys.
+
+    Args:
+        vocab_size: V.
+        context_length: Longest sequence in tokens.
+        num_steps: N, passes: as evenly as can be, each step is taken several times in a row.
+        unique_steps: Steps that are not alike.
+        channels: C.
+        harmonics: K of the Fourier basis.
+        num_heads: Of the memories; their decay logits start at 1, ..., 5 in equal steps.
+        rank: Of what mixes channels beside a diagonal.
+        activation: gelu, relu, relu2 or silu.
+        mode: "faithful" or "repaired".
+        fourier_read: Switch; None: as the mode says.
+        options: Of `VocabSpace`.
+
+    Raises:
+        ValueError: If there are more steps than passes, or heads do not split the channels evenly.
+    """
+
+    def __init__(
+        self,
+        vocab_size: int,
+        context_length: int,
+        num_steps: int = 10,
+        unique_steps: int = 5,
+        channels: int = 128,
+        harmonics: int = 16,
+        num_heads: int = 4,
+        rank: int = 8,
+        activation: str = "gelu",
+        mode: str = "repaired",
+        fourier_read: str | None = None,
+        **options: Any,
+    ) -> None:
+        if channels % num_heads:
+            raise ValueError(f"model.num_heads={num_heads} does not divide channels={channels}")
+        if not 1 <= unique_steps <= num_steps:
+            raise ValueError(
+                f"model.unique_steps must lie in [1, num_steps={num_steps}], got {unique_steps}"
+            )
+        read = resolve(mode, fourier_read=fourier_read).fourier_read
+        basis = fourier_basis(vocab_size, harmonics)
+        queries, keys = linear(2 * harmonics, channels), linear(2 * harmonics, channels)
+        decays = torch.linspace(1, 5, num_heads).tolist()
+
+        def step() -> SharedStep:
+            memory = FourierMemory(
+                basis, channels, "cosine", decays, queries=Shared(queries), keys=Shared(keys)
+            )
+            mix = DiagonalLowRank(channels, rank)
+            return SharedStep(memory, FourierOp(basis, channels, read, activation, mix))
+
+        steps = [step() for _ in range(unique_steps)]
+        passes = [steps[number * unique_steps // num_steps] for number in range(num_steps)]
+        super().__init__(vocab_size, context_length, passes, mode=mode, **options)
+        self.queries, self.keys = queries, keys
+        self.calls: Parts[Call] = Parts(Call(num_heads) for _ in passes)
+
+    def run(self, x: State, trace: Trace, cache: VocabCache | None) -> State:
+        for number, (index, call) in enumerate(zip(self.order, self.calls, strict=True)):
+            x = self.steps[index](x, None if cache is None else cache.passes[number], call)
+            x = self.after(number, x, trace)
+        return x
