@@ -28,6 +28,29 @@ class KeyValueCache:
         return self.keys[:, :, :stop], self.values[:, :, :stop]
 
 
+def attend(
+    q: Float[Tensor, "batch head pos d_head"],
+    k: Float[Tensor, "batch kv_head seen d_head"],
+    v: Float[Tensor, "batch kv_head seen d_head"],
+    start: int = 0,
+) -> Float[Tensor, "batch head pos d_head"]:
+    """softmax(q k^T / sqrt(d_head)) v over the past and the position itself.
+
+    Args:
+        q: Queries, the first one at position `start`.
+        k: Keys from position 0 on; `head` is a multiple of `kv_head`, and neighbours share.
+        v: Values.
+        start: Positions before the first query.
+    """
+    mask = None
+    if start:  # query i stands at position start + i
+        mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=q.device).tril(start)
+    grouped = q.shape[1] != k.shape[1]
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=grouped
+    )
+
+
 class CausalSelfAttention(nn.Module):
     """softmax(q k^T / sqrt(d_head)) v over the past, by `scaled_dot_product_attention`.
 
@@ -73,13 +96,7 @@ class CausalSelfAttention(nn.Module):
         q, k = self.rotary(q, start), self.rotary(k, start)
         if cache is not None:
             k, v = cache.append(k, v)
-        mask = None
-        if start:  # query i stands at position start + i
-            mask = torch.ones(q.shape[-2], k.shape[-2], dtype=torch.bool, device=x.device).tril(
-                start
-            )
-        y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, is_causal=mask is None)
-        return rearrange(y, "batch head pos d -> batch pos (head d)")
+        return rearrange(attend(q, k, v, start), "batch head pos d -> batch pos (head d)")
 
     def init_cache(self, batch: int) -> KeyValueCache:
         d_head = self.qkv.in_features // self.num_heads

@@ -1,4 +1,4 @@
-"""A short causal convolution: each channel sees its own last few values."""
+"""Short causal convolutions: each channel sees its own last few values."""
 
 from __future__ import annotations
 
@@ -28,6 +28,41 @@ class CausalConvolution(nn.Module):
         padded = torch.cat([before, x], dim=1)
         y = x + F.conv1d(padded.mT, self.weight, groups=len(self.weight)).mT
         return y, padded[:, padded.shape[1] - before.shape[1] :]
+
+    def init_recent(self, batch: int) -> Float[Tensor, "batch before d_model"]:
+        channels, _, width = self.weight.shape
+        return self.weight.new_zeros(batch, width - 1, channels)
+
+
+class DepthwiseConvolution(nn.Module):
+    """y_t = bias + sum_{i < width} w_i * x_{t-i}, per channel.
+
+    Zeros stand before the first position. One multiplication and addition a tap: faster than
+    `F.conv1d` with as many groups as channels, and one kernel when compiled.
+
+    Args:
+        d_model: Channels.
+        width: Taps; the last one, `weight[..., -1]`, is w_0.
+        std: Of the initial weights; the bias starts at zero.
+    """
+
+    def __init__(self, d_model: int, width: int, std: float) -> None:
+        super().__init__()
+        self.weight = nn.Parameter(torch.randn(d_model, 1, width) * std)
+        self.bias = nn.Parameter(torch.zeros(d_model))
+
+    def forward(
+        self,
+        x: Float[Tensor, "batch pos d_model"],
+        recent: Float[Tensor, "batch before d_model"] | None = None,
+    ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch before d_model"]]:
+        """The filtered signal, and the last width - 1 inputs for a call that continues this one."""
+        before = self.init_recent(len(x)).type_as(x) if recent is None else recent
+        padded = torch.cat([before, x], dim=1)
+        y = self.bias.type_as(x)
+        for i, tap in enumerate(self.weight[:, 0].T.contiguous().type_as(x)):
+            y = torch.addcmul(y, padded[:, i : i + x.shape[1]], tap)
+        return y, padded[:, x.shape[1] :]
 
     def init_recent(self, batch: int) -> Float[Tensor, "batch before d_model"]:
         channels, _, width = self.weight.shape

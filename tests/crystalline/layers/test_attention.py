@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from crystalline.layers.attention import CausalSelfAttention
+from crystalline.layers.attention import CausalSelfAttention, attend
 from crystalline.layers.rotary import Rotary
 
 
@@ -14,6 +14,22 @@ def test_attention_equals_softmax_over_the_past():
     scores = scores.masked_fill(torch.ones(5, 5).triu(1).bool(), float("-inf"))
     expected = layer.out((scores.softmax(-1) @ v).transpose(1, 2).flatten(2))
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
+
+
+@pytest.mark.parametrize("start", [0, 4])
+def test_neighbouring_heads_share_keys_and_values_in_groups(start):
+    torch.manual_seed(0)
+    q, k, v = (
+        torch.randn(2, 6, 3, 4),
+        torch.randn(2, 2, 3 + start, 4),
+        torch.randn(2, 2, 3 + start, 4),
+    )
+    for head in range(6):
+        shared = head // 3
+        scores = q[:, head] @ k[:, shared].mT / 2
+        past = torch.ones(3, 3 + start).tril(start).bool()
+        expected = scores.masked_fill(~past, float("-inf")).softmax(-1) @ v[:, shared]
+        torch.testing.assert_close(attend(q, k, v, start)[:, head], expected)
 
 
 def test_rotary_scores_depend_on_distance_alone():
