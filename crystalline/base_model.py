@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
 from typing import Any
 
 from hydra.utils import get_object
@@ -12,6 +11,7 @@ from torch import Tensor
 
 from crystalline import checkpoint
 from crystalline.errors import UserError
+from crystalline.files import checkpoint_in
 from crystalline.tokenizer import Tokenizer
 
 
@@ -37,7 +37,7 @@ def take_base(model: DictConfig, tokenizer: Tokenizer) -> dict[str, Tensor] | No
         return None
     if model.base is None:
         raise UserError("model.base: give a checkpoint or the folder of a run, model.base=<run>")
-    name, path = str(model.base), _checkpoint_of(Path(model.base))
+    name, path = str(model.base), checkpoint_in(model.base)
     loaded = checkpoint.load(path)
     if loaded.tokenizer.to_json() != tokenizer.to_json():
         raise UserError(
@@ -49,14 +49,6 @@ def take_base(model: DictConfig, tokenizer: Tokenizer) -> dict[str, Tensor] | No
         _agree(model, node, name)
         model.base = node
     return loaded.model.state_dict()
-
-
-def _checkpoint_of(path: Path) -> Path:
-    """The file itself, or the best weights of a run folder, else the last."""
-    if not path.is_dir():
-        return path
-    found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
-    return next((each for each in found if each.is_file()), found[0])
 
 
 def _agree(model: DictConfig, base: dict[str, Any], name: str) -> None:

@@ -59,7 +59,18 @@ def _sync_folder(folder: Path) -> None:
         os.close(handle)
 
 
+def checkpoint_in(path: str | Path) -> Path:
+    """The file itself, or the best weights of a run folder, else the last."""
+    path = Path(path)
+    if not path.is_dir():
+        return path
+    found = [path / "checkpoints" / name for name in ("best.ckpt", "last.ckpt")]
+    return next((each for each in found if each.is_file()), found[0])
+
+
 def run_folder(checkpoint: str | Path) -> Path:
-    """The run that a checkpoint belongs to: where results about it go."""
-    parent = Path(checkpoint).parent
-    return parent.parent if parent.name == "checkpoints" else parent
+    """The run that a checkpoint belongs to, or the folder itself: where results about it go."""
+    path = Path(checkpoint)
+    if path.is_dir():
+        return path
+    return path.parent.parent if path.parent.name == "checkpoints" else path.parent

@@ -42,7 +42,7 @@ def task(config: DictConfig) -> None:
 
 
 def open_checkpoint(config: DictConfig) -> Loaded:
-    """The checkpoint that the key names, its model on a GPU where there is one.
+    """The checkpoint that the key names, or that of a run folder; on a GPU where there is one.
 
     Raises:
         UserError: If the key is empty, or for what `crystalline.load` refuses.
@@ -50,10 +50,11 @@ def open_checkpoint(config: DictConfig) -> Loaded:
     import torch
 
     import crystalline
+    from crystalline.files import checkpoint_in
 
     if not config.checkpoint:
         raise UserError("checkpoint: give checkpoint=<run>/checkpoints/last.ckpt")
-    loaded = crystalline.load(str(config.checkpoint))
+    loaded = crystalline.load(checkpoint_in(str(config.checkpoint)))
     loaded.model.to("cuda" if torch.cuda.is_available() else "cpu")
     return loaded
 

@@ -133,6 +133,7 @@ def heat_png(
     rows: Sequence[str] | None,
     columns: Sequence[str] | None,
     labels: tuple[str, str, str],
+    cells: Sequence[Sequence[str]] | None = None,
 ) -> bytes:
     """A matrix as colours, 0 to 1, rows from the top; as a PNG.
 
@@ -141,6 +142,7 @@ def heat_png(
         rows: Names; None numbers them.
         columns: Names; None numbers them.
         labels: Of the columns, the rows and the colours.
+        cells: What to write into the fields.
     """
     from matplotlib.ticker import MaxNLocator
 
@@ -153,6 +155,11 @@ def heat_png(
         axes.set_xticks(range(len(columns)), columns, fontsize="small")
     else:
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    for row, texts in enumerate(cells or ()):
+        for column, text in enumerate(texts):
+            ink = "black" if values[row][column] > 0.5 else "white"
+            axes.text(column, row, text, ha="center", va="center", color=ink, fontsize="x-small",
+                      parse_math=False)  # fmt: skip
     axes.set_xlabel(labels[0])
     axes.set_ylabel(labels[1])
     figure.colorbar(image, label=labels[2])

@@ -154,8 +154,8 @@ def composability(
         clean = model(tokens).logits[:, at].float()
         joint = model(tokens, edits=merge(*edits)).logits[:, at].float()
         alone = [model(tokens, edits=edit).logits[:, at].float() for edit in edits]
-    total = torch.stack([_centred(logits - clean) for logits in alone]).sum(0)
-    change = _centred(joint - clean)
+    total = torch.stack([centred(logits - clean) for logits in alone]).sum(0)
+    change = centred(joint - clean)
     return Composability(
         float(F.cosine_similarity(change, total, dim=-1).mean()),
         _ratio(float((change - total).norm()), float(change.norm())),
@@ -164,7 +164,8 @@ def composability(
     )
 
 
-def _centred(logits: Tensor) -> Tensor:
+def centred(logits: Float[Tensor, "*axes vocab"]) -> Float[Tensor, "*axes vocab"]:
+    """Less the mean over the vocabulary, which no distribution sees."""
     return logits - logits.mean(-1, keepdim=True)
 
 

@@ -19,6 +19,7 @@ from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.parts import Parts
 from crystalline.models.vocab_space.blocks import State, rms
 from crystalline.models.vocab_space.op_bank import Selector
+from crystalline.models.vocab_space.readable import Readable, WordMap, prefixed
 from crystalline.models.vocab_space.switches import resolve
 from crystalline.models.vocab_space.words import TopWords
 
@@ -72,6 +73,7 @@ class VocabCache:
 class Trace:
     """What one forward pass is asked at its sites, and has answered."""
 
+    tokens: Int[Tensor, "batch pos"]
     codes: bool
     edits: Edits
     positions: Int[Tensor, " pos"]
@@ -139,7 +141,7 @@ class VocabSpace(LanguageModel):
             raise ValueError(f"more than context_length={self.context_length} tokens")
         positions = torch.arange(first, first + tokens.shape[1], device=tokens.device)
         start = self.start(tokens)
-        trace = Trace(codes, edits or {}, positions, start)
+        trace = Trace(tokens, codes, edits or {}, positions, start)
         x = self.run(start, trace, cache)
         if cache is not None:
             cache.position += tokens.shape[1]
@@ -181,6 +183,15 @@ class VocabSpace(LanguageModel):
     def auxiliary(self, trace: Trace) -> dict[str, Float[Tensor, ""]]:
         """Further losses of a training pass, from its states."""
         return {}
+
+    @torch.no_grad()
+    def word_maps(self) -> dict[str, WordMap]:
+        """Tables over words that parameters hold, by path of what holds them."""
+        found: dict[str, WordMap] = {}
+        for index, step in enumerate(self.steps):
+            if isinstance(step, Readable):
+                found |= prefixed(f"steps.{index}", step.word_maps(self.vocab_size))
+        return found
 
     def alike_parts(self) -> list[nn.Module]:
         return list(self.steps)

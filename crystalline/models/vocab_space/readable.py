@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import torch
 from jaxtyping import Float
-from torch import Tensor
+from torch import Tensor, nn
 
 _ROWS = 1024
 """Words that a map is applied to at a time."""
@@ -85,7 +85,7 @@ class Mixture:
     """At least 0, with sum 1, no noise in them."""
 
 
-class Readable:
+class Readable(nn.Module):
     """A module that can be asked about itself; what it has nothing to say to is empty."""
 
     def word_maps(self, vocab_size: int) -> dict[str, WordMap]:

@@ -1,0 +1,161 @@
+"""Causal tests: does a coordinate of a state mean the word that it is named after?
+
+One coordinate of one position is set to zero, or exchanged with another, after some pass. The lens
+predicts what that does to the scores if nothing later read the state; the model shows what it does.
+The control does the same in coordinates that are rotated at random, where none is a word.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crystalline.eval_mode import evaluating
+from crystalline.interpret.effects import centred, kl
+from crystalline.interpret.word_trace import changed_state
+from crystalline.models.vocab_space.model import VocabSpace
+
+CHANGES = ("zero", "exchange")
+_AMONG = 8
+"""The coordinate changed is drawn from so many of the largest."""
+_DIRECTIONS = 1024
+"""Rotated coordinates that are computed, at most: a choice of the vocabulary's."""
+
+
+def rotation(vocab_size: int, generator: torch.Generator) -> Float[Tensor, "vocab directions"]:
+    """Orthonormal directions in the space of words, drawn uniformly; fp32."""
+    drawn = torch.randn(vocab_size, min(vocab_size, _DIRECTIONS), generator=generator)
+    return torch.linalg.qr(drawn).Q
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one change did, a row each."""
+
+    predicted: Float[Tensor, " rows"]
+    """Change of a word's score over the mean score, by the lens: of the word that it says changes
+    most."""
+    measured: Float[Tensor, " rows"]
+    """Change of the same word's in the output."""
+    here: Float[Tensor, " rows"]
+    """KL(as it was || changed) of the output at the position, nats."""
+    later: Float[Tensor, " rows"]
+    """Its mean over later positions."""
+    breadth: Float[Tensor, " rows"]
+    """(sum d^2)^2 / sum d^4 of the changes d of all scores here: how many words are moved."""
+    size: Float[Tensor, " rows"]
+    """Euclidean length of the change of the state."""
+
+
+def change_states(
+    model: VocabSpace,
+    tokens: Int[Tensor, "rows pos"],
+    number: int,
+    change: str,
+    directions: Float[Tensor, "vocab directions"] | None,
+    generator: torch.Generator,
+) -> Outcome:
+    """Change a coordinate in the middle of each row, after pass `number`.
+
+    Args:
+        model: Its mode is the same afterwards.
+        tokens: int64, on its device.
+        number: Of the pass, from 0.
+        change: "zero", or "exchange" with any other coordinate.
+        directions: The coordinates; None: the words.
+        generator: Draws which coordinates, on the CPU.
+    """
+    at = tokens.shape[1] // 2
+    reads: list[Tensor] = []
+
+    def clean(read: Tensor) -> Tensor:
+        reads.append(read)
+        return read
+
+    def changed(read: Tensor) -> Tensor:
+        moved = read.clone()
+        moved[:, at] += _step(read[:, at].float(), change, directions, generator).to(read.dtype)
+        reads.append(moved)
+        return moved
+
+    logits = []
+    with evaluating(model):
+        for act in (clean, changed):
+            with changed_state(model, number, act) as edits:
+                logits.append(model(tokens, edits=edits).logits.float())
+        before, after = (read[:, at].float() for read in reads)
+        lens = centred(model.head(after) - model.head(before))
+        output = centred(logits[1] - logits[0])[:, at]
+    word = lens.abs().argmax(-1, keepdim=True)
+    divergence = kl(*logits)
+    squares = output.square()
+    return Outcome(
+        predicted=lens.gather(-1, word)[:, 0],
+        measured=output.gather(-1, word)[:, 0],
+        here=divergence[:, at],
+        later=divergence[:, at + 1 :].mean(-1),
+        breadth=squares.sum(-1).square() / squares.square().sum(-1).clamp_min(1e-30),
+        size=(after - before).norm(dim=-1),
+    )
+
+
+def _step(
+    read: Float[Tensor, "rows vocab"],
+    change: str,
+    directions: Tensor | None,
+    generator: torch.Generator,
+) -> Float[Tensor, "rows vocab"]:
+    """What is added to `read`."""
+    y = read if directions is None else read @ directions
+    rows, count = y.shape
+    largest = y.abs().topk(min(_AMONG, count)).indices.cpu()
+    which = torch.randint(largest.shape[1], (rows, 1), generator=generator)
+    one = largest.gather(1, which)
+    other = (one + torch.randint(1, count, (rows, 1), generator=generator)) % count
+    one, other = one.to(y.device), other.to(y.device)
+    move = torch.zeros_like(y)
+    if change == "zero":
+        move.scatter_(1, one, -y.gather(1, one))
+    else:
+        difference = y.gather(1, other) - y.gather(1, one)
+        move.scatter_(1, one, difference).scatter_(1, other, -difference)
+    return move if directions is None else move @ directions.T
+
+
+def outcome_rows(
+    model: VocabSpace, tokens: Int[Tensor, "rows pos"], seed: int = 0
+) -> list[dict[str, Any]]:
+    """A row for each pass but the last, change and kind of coordinates: means over the texts.
+
+    `faithful` is the correlation of predicted and measured changes over the texts, `slope` that of
+    the line through zero: 1 where nothing later answers.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    rotated = rotation(model.vocab_size, generator).to(tokens.device)
+    rows = []
+    for number in range(len(model.words) - 1):
+        for change in CHANGES:
+            for kind, directions in {"words": None, "rotated": rotated}.items():
+                found = change_states(model, tokens, number, change, directions, generator)
+                x, y = found.predicted.double(), found.measured.double()
+                rows.append({
+                    "pass": number + 1, "change": change, "coordinates": kind,
+                    "faithful": correlation(x, y), "slope": float((x * y).sum() / (x * x).sum()),
+                    **{f: float(getattr(found, f).mean()) for f in _MEANS},
+                })  # fmt: skip
+    return rows
+
+
+_MEANS = ("predicted", "measured", "here", "later", "breadth", "size")
+
+
+def correlation(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
+    """Pearson's; NaN where one does not vary."""
+    x, y = x - x.mean(), y - y.mean()
+    scale = float(x.norm() * y.norm())
+    return float(x @ y) / scale if scale else math.nan
