@@ -29,10 +29,13 @@ PARAMETERS = {  # as published, V = 1,024 (spec 10)
     "v16_columnar": 6_305_397,
 }
 SMALL = {  # of those that a variant has
-    "num_steps": 3, "channels": 8, "harmonics": 4, "num_heads": 4, "num_kv_heads": 2, "d_state": 6,
+    "num_steps": 3, "channels": 8, "harmonics": 6, "num_heads": 4, "num_kv_heads": 2, "d_state": 6,
     "d_mlp": 10, "slice_width": 12, "top_states": 10, "rank": 3, "d_embed": 6, "unique_steps": 2,
-    "kernel": 3, "bands": [1, 1, 2], "d_gate": 5, "num_columns": 2, "steps_per_column": 2,
+    "kernel": 3, "bands": [1, 2, 3], "d_gate": 5, "num_columns": 2, "steps_per_column": 2,
 }  # fmt: skip
+QUIET = {  # where published evaluation draws noise, anew in every call: calls agree without it
+    ("v11_tpg", "faithful"): {"sampled_evaluation": "no"},
+}
 EACH = pytest.mark.parametrize("variant", VARIANTS)
 MODES = pytest.mark.parametrize("mode", ["faithful", "repaired"])
 
@@ -47,6 +50,11 @@ def make(variant, vocab_size=32, context_length=40, small=True, **options):
     config.update({"vocab_size": vocab_size, "context_length": context_length, **options})
     torch.manual_seed(0)
     return instantiate(config, _convert_="all")
+
+
+def comparable(variant, mode):
+    """A model whose calls can be compared to the last digits."""
+    return make(variant, mode=mode, state_dtype="fp32", **QUIET.get((variant, mode), {}))
 
 
 def shaken(model, std=0.2):
@@ -85,7 +93,7 @@ def test_no_position_sees_a_later_one(variant, mode, training):
 @EACH
 @MODES
 def test_a_prefix_alone_says_the_same(variant, mode):
-    model = shaken(make(variant, mode=mode, state_dtype="fp32")).eval()
+    model = shaken(comparable(variant, mode)).eval()
     tokens = torch.randint(32, (2, 40))
     whole = model(tokens).logits
     for length in (1, 2, 17):
@@ -97,7 +105,7 @@ def test_a_prefix_alone_says_the_same(variant, mode):
 @EACH
 @MODES
 def test_generation_step_by_step_equals_one_pass(variant, mode):
-    model = shaken(make(variant, mode=mode, state_dtype="fp32"), 0.05).eval()
+    model = shaken(comparable(variant, mode), 0.05).eval()
     tokens = torch.randint(32, (2, 12))
     cache = model.init_cache(2)
     parts = [model.step(tokens[:, :5], cache)]
@@ -144,7 +152,7 @@ def test_a_repaired_model_overfits_one_batch(variant):
 @EACH
 @MODES
 def test_words_of_every_state_are_codes_and_edits_reach_the_output(variant, mode):
-    model = shaken(make(variant, mode=mode, state_dtype="fp32"), 0.05).eval()
+    model = shaken(comparable(variant, mode), 0.05).eval()
     tokens = torch.randint(32, (2, 12))
     output = model(tokens, codes=True)
     assert list(output.codes) == [f"words.{i}" for i in range(len(model.words))]
