@@ -7,6 +7,8 @@ import pytest
 import torch
 import yaml
 from hydra import compose, initialize_config_dir
+from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
+from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
@@ -21,8 +23,10 @@ PARTS = {"quantizer": "quantizer@model.quantizer", "tokenizer": "tokenizer@data.
 
 
 def options(group: str) -> list[str]:
+    """What can be chosen; files that others are made of begin with an underscore."""
     folder = CONF_DIR / group
-    return [p.relative_to(folder).with_suffix("").as_posix() for p in FILES if folder in p.parents]
+    chosen = [p for p in FILES if folder in p.parents and not p.stem.startswith("_")]
+    return [p.relative_to(folder).with_suffix("").as_posix() for p in chosen]
 
 
 def composed(*overrides: str, root: str = "config") -> DictConfig:
@@ -53,19 +57,28 @@ def test_every_model_builds(name):
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_builds(name):
-    config = composed(f"experiment={name}")
-    assert model_of(config).count_parameters()["parameters"] > 0
+    config = composed(f"experiment={name}", "paths.run_dir=unused")
+    model = model_of(config)
+    assert model.count_parameters()["parameters"] > 0
+    objective = instantiate(config.objective, _convert_="all")
+    optimizers = objective.optimizers(model, instantiate(config.optimizer, _convert_="all"))
+    assert next(iter(optimizers)) == "main"
+    assert instantiate(config.data, _convert_="all") is not None
     text = (CONF_DIR / "experiment" / f"{name}.yaml").read_text()
     assert text.startswith("# @package _global_\n# ")  # the question
     assert re.search(rf"^#   python -m crystalline.run .*experiment={name}\b", text, re.MULTILINE)
 
 
 @pytest.mark.parametrize("name", options("grid"))
-def test_every_grid_is_a_sweep_and_says_its_command(name):  # tests/test_conf.py builds its jobs
+def test_every_grid_is_a_sweep_whose_jobs_build_and_says_its_command(name):
     config = composed(f"grid={name}")
     assert config.hydra.mode.name == "MULTIRUN"
     params = config.hydra.sweeper.params
-    assert params
+    lists = OverridesParser.create().parse_overrides([f"{k}={v}" for k, v in params.items()])
+    jobs = BasicSweeper.split_arguments(lists, None)[0]
+    assert len(jobs) > 1
+    for job in jobs[:: -(-len(jobs) // 10)]:  # all of a small grid
+        assert model_of(composed(f"grid={name}", *job)).count_parameters()["parameters"] > 0
     text = (CONF_DIR / "grid" / f"{name}.yaml").read_text()
     assert re.search(rf"^#   python -m crystalline.run .*grid={name}\b", text, re.MULTILINE)
 
@@ -81,8 +94,6 @@ def test_every_quantizer_can_be_chosen_and_every_site_has_its_own(name):
 @pytest.mark.parametrize("group", ["objective", "optimizer", "trainer", "callbacks", "logger"])
 def test_every_option_of_the_other_groups_builds(group, tmp_path):
     for name in options(group):
-        if name.startswith("_"):
-            continue
         config = composed(f"{group}={name}", f"paths.run_dir={tmp_path}")
         with open_dict(config):  # what `Experiment` sets, on any machine
             config.trainer.update(accelerator="cpu", devices=1, precision="32-true", logger=False)
@@ -94,18 +105,20 @@ def test_every_option_of_the_other_groups_builds(group, tmp_path):
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.relative_to(CONF_DIR).as_posix())
 def test_every_file_can_be_reached(path: Path):
-    group, name = path.relative_to(CONF_DIR).parent.as_posix(), path.stem
-    if group == ".":
+    group, _, name = path.relative_to(CONF_DIR).with_suffix("").as_posix().partition("/")
+    if not name:
+        name = group
         command = CONF_DIR.parent / "crystalline" / name
         assert command.with_suffix(".py").exists() or command.is_dir() or name == "config"
         return
-    if name.startswith("_"):
+    if path.stem.startswith("_"):
         neighbours = [yaml.safe_load(other.read_text()) for other in path.parent.glob("*.yaml")]
-        assert any(name in (other or {}).get("defaults", []) for other in neighbours)
+        used = [str(part) for other in neighbours for part in (other or {}).get("defaults", [])]
+        assert any(part.removesuffix("@_here_") == name for part in used)
         return
     if group.startswith("hydra"):
         texts = [other.read_text() for other in FILES if other != path]
-        assert any(re.search(rf"\b{name}\b", text) for text in texts)
+        assert any(re.search(rf"\b{path.stem}\b", text) for text in texts)
         return
     root = OTHER_ROOTS.get(group, "config")
     config = composed(f"{PARTS.get(group, group)}={name}", root=root)
