@@ -1,4 +1,4 @@
-"""Slices of the vocabulary: what a step reads and writes (spec 2.5), and the block between (2.6)."""
+"""Slices of the vocabulary that steps read and write, and the block between (spec 2.5, 2.6)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,36 @@
+"""v13: v12 after a learned start, the control of the family (spec 3.13)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from jaxtyping import Int
+from torch import Tensor
+
+from crystalline.models.vocab_space.blocks import State, normal, rms
+from crystalline.models.vocab_space.v12_sparse import Sparse
+
+
+class Embed(Sparse):
+    """x_0 = rms(E[token] U), then the steps of `Sparse`.
+
+    E U is a learned table of bigrams of rank d, and nothing in it copies the current word: the
+    head should read the state itself, since less its start it would lack that table.
+
+    Args:
+        vocab_size: V.
+        context_length: Longest sequence in tokens.
+        d_embed: d, width between E and U.
+        options: Of `Sparse`.
+    """
+
+    def __init__(
+        self, vocab_size: int, context_length: int, d_embed: int = 128, **options: Any
+    ) -> None:
+        super().__init__(vocab_size, context_length, **options)
+        self.embedding = normal(vocab_size, d_embed)
+        self.expansion = normal(d_embed, vocab_size)
+
+    def start(self, tokens: Int[Tensor, "batch pos"]) -> State:
+        return rms((F.embedding(tokens, self.embedding) @ self.expansion).float()).to(self.dtype)
