@@ -55,13 +55,18 @@ class DepthwiseConvolution(nn.Module):
         self,
         x: Float[Tensor, "batch pos d_model"],
         recent: Float[Tensor, "batch before d_model"] | None = None,
+        gates: Float[Tensor, "batch pos width"] | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch before d_model"]]:
-        """The filtered signal, and the last width - 1 inputs for a call that continues this one."""
+        """The filtered signal, and the last width - 1 inputs for a call that continues this one.
+
+        With `gates`, position t has taps gates[t, i] weight[..., i] of its own.
+        """
         before = self.init_recent(len(x)).type_as(x) if recent is None else recent
         padded = torch.cat([before, x], dim=1)
         y = self.bias.type_as(x)
         for i, tap in enumerate(self.weight[:, 0].T.contiguous().type_as(x)):
-            y = torch.addcmul(y, padded[:, i : i + x.shape[1]], tap)
+            seen = padded[:, i : i + x.shape[1]]
+            y = torch.addcmul(y, seen if gates is None else seen * gates[..., i, None], tap)
         return y, padded[:, x.shape[1] :]
 
     def init_recent(self, batch: int) -> Float[Tensor, "batch before d_model"]:

@@ -202,7 +202,7 @@ class DecayMemory(Block):
         self.factor = factor if scale == "none" else 1.0 if scale == "cosine" else 1 / self.d_key
         self.gain = nn.Parameter(torch.tensor(GAIN))
 
-    def forward(self, x: State, cache: Fading | None = None, shift: Tensor | float = 0.0) -> State:
+    def forward(self, x: State, cache: Any = None, shift: Tensor | float = 0.0) -> State:
         """The update; `shift` is added to the logit of the decay."""
         return self.gain * self.output(self.recall(x, cache, shift))
 
@@ -210,11 +210,8 @@ class DecayMemory(Block):
         self, x: State, cache: Fading | None = None, shift: Tensor | float = 0.0
     ) -> Float[Tensor, "batch pos d_value"]:
         """What is read from the past, before the output map."""
-        q, k, u = self.project(x)
-        if self.scale == "cosine":
-            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        q, k, u = (self.split(z) for z in self.scaled(x))
         log_decay = log_sigmoid(self.decay_logit + shift).reshape(self.num_heads)
-        q, k, u = (self.split(z.to(q.dtype)) for z in (q * self.factor, k, u))
         read, memory = decay_attention(q, k, u, log_decay, None if cache is None else cache.memory)
         start = 0 if cache is None else cache.position
         if cache is not None and memory is not None:
@@ -226,6 +223,13 @@ class DecayMemory(Block):
     def project(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values."""
         return self.queries(x), self.keys(x), self.values(x)
+
+    def scaled(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Queries, keys and values of one dtype, of which <q, k> is a score."""
+        q, k, u = self.project(x)
+        if self.scale == "cosine":
+            q, k = F.normalize(q, dim=-1), F.normalize(k, dim=-1)
+        return q * self.factor, k.to(q.dtype), u.to(q.dtype)
 
     def split(self, z: Float[Tensor, "batch pos d"]) -> Float[Tensor, "batch head pos d_head"]:
         return rearrange(z, "batch pos (head d) -> batch head pos d", head=self.num_heads)

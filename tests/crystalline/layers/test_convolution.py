@@ -26,6 +26,15 @@ def test_a_depthwise_convolution_is_a_grouped_one_with_zeros_before_the_start():
     torch.testing.assert_close(conv(x)[0][:, 0], newest)
 
 
+def test_gates_are_of_a_position_and_a_tap():
+    torch.manual_seed(0)
+    conv = DepthwiseConvolution(3, 2, std=0.5)
+    x, gates = torch.randn(1, 4, 3), torch.rand(1, 4, 2)
+    before, now = conv.weight[:, 0].T
+    expected = gates[0, 2, 0] * before * x[0, 1] + gates[0, 2, 1] * now * x[0, 2] + conv.bias
+    torch.testing.assert_close(conv(x, gates=gates)[0][0, 2], expected)
+
+
 @pytest.mark.parametrize("width", [1, 4])
 def test_a_depthwise_convolution_goes_on_where_it_stopped(width):
     conv = DepthwiseConvolution(5, width, std=0.5)
