@@ -114,7 +114,15 @@ class FourierOp(Block):
         self.activation = activation_named(activation)
 
     def forward(self, x: State, cache: Any = None) -> State:
-        return self.gain * self.writer(self.activation(self.mix(self.reader(x)) + self.bias))
+        return self.write(self.hidden(x))
+
+    def hidden(self, x: State) -> Float[Tensor, "batch pos channels"]:
+        """act(read(x) M + b)."""
+        return self.activation(self.mix(self.reader(x)) + self.bias)
+
+    def write(self, h: Float[Tensor, "batch pos channels"]) -> State:
+        """The update that hidden channels stand for."""
+        return self.gain * self.writer(h)
 
 
 class FourierMemory(DecayMemory):
