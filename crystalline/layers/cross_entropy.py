@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from crystalline.layers.precision import at_least_fp32
+
 IGNORED = -100
 """Targets that are not scored."""
 
@@ -31,7 +33,7 @@ def cross_entropy(
     logits: Float[Tensor, "*axes vocab"], targets: Int[Tensor, "*axes"]
 ) -> CrossEntropy:
     """The definition, for scores that stand in memory; computed in fp32 at least."""
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    logits = at_least_fp32(logits)
     nats = F.cross_entropy(
         logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
     ).view_as(targets)

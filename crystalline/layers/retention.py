@@ -16,6 +16,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crystalline.layers.convolution import CausalConvolution
+from crystalline.layers.precision import at_least_fp32
 from crystalline.layers.rotary import Rotary
 
 
@@ -105,10 +106,10 @@ class SimplifiedRetention(nn.Module):
         elapsed = self._elapsed(x)
         y = (q @ k.mT * _decay_between(elapsed)).type_as(v) @ v
         if state is not None:
-            y = y + (q.float() * elapsed.exp()[..., None] @ state.memory).type_as(q)
+            y = y + (at_least_fp32(q) * elapsed.exp()[..., None] @ state.memory).type_as(q)
             _remember(k, v, elapsed, state)
         if self.normalised:
-            y = F.layer_norm(y.float(), (self.d_head,)).type_as(x)
+            y = F.layer_norm(at_least_fp32(y), (self.d_head,)).type_as(x)
         y = rearrange(y, "batch head pos d -> batch pos (head d)")
         return self.dropout(self.out(y * F.silu(self.gate(x))))
 
@@ -125,7 +126,7 @@ class SimplifiedRetention(nn.Module):
             count = torch.arange(1, x.shape[1] + 1, device=x.device)
             return (self.decay_log[:, None] * count)[None]
         with torch.autocast(x.device.type, enabled=False):
-            kept = F.linear(x.float(), self.forget_weight, self.forget_bias)
+            kept = F.linear(at_least_fp32(x), self.forget_weight, self.forget_bias)
             return F.logsigmoid(kept).mT.cumsum(-1)
 
 
@@ -144,5 +145,5 @@ def _remember(
     last = elapsed[..., -1:]
     remaining = (last - elapsed).exp()[..., None]
     kept = last.exp()[..., None]
-    state.memory = kept * state.memory + (k.float() * remaining).mT @ v.float()
+    state.memory = kept * state.memory + (at_least_fp32(k) * remaining).mT @ at_least_fp32(v)
     state.position += k.shape[-2]

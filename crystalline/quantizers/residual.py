@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Choice, Edit
+from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.codebook import Codebook, QuantizerOutput, Update
 from crystalline.quantizers.coding import residual_coding
 from crystalline.quantizers.estimators import ESTIMATORS, Estimator
@@ -154,7 +155,7 @@ class ResidualQuantizer(Codebook):
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
         target = x if self.project_in is None else self.project_in(x)
-        target = target.to(torch.promote_types(target.dtype, torch.float32))
+        target = at_least_fp32(target)
         if self.project_in is None:
             return target
         return F.layer_norm(target, (self.codebook_dim,))

@@ -10,6 +10,8 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
+from crystalline.layers.precision import at_least_fp32
+
 # Entries of the (points x codes) score matrix held at once: 2 MiB stay in a CPU's cache, 256 MiB
 # keep a GPU busy.
 _MAX_SCORES = {"cpu": 1 << 19, "cuda": 1 << 26}
@@ -38,7 +40,7 @@ def nearest(
         int64 indices.
     """
     with torch.autocast(points.device.type, enabled=False), _no_tf32():
-        points, codes = points.float(), codes.float()
+        points, codes = at_least_fp32(points), at_least_fp32(codes)
         if cosine:
             codes, offset = F.normalize(codes, dim=-1), codes.new_zeros(len(codes))
         else:

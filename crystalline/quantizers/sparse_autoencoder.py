@@ -9,6 +9,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Choice, Codes, Edit
+from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.bottlenecks.base import Bottleneck, BottleneckOutput
 from crystalline.quantizers.standardiser import Standardiser
 
@@ -76,7 +77,7 @@ class SparseAutoencoder(Bottleneck):
         self.register_buffer("round_strengths", torch.zeros(codebook_size), persistent=False)
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
-        return x.to(torch.promote_types(x.dtype, torch.float32))
+        return at_least_fp32(x)
 
     def similarities(self, points: Float[Tensor, "n d_group"]) -> Float[Tensor, "n codebook_size"]:
         """The scores s of every latent."""

@@ -11,6 +11,7 @@ from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.residual import ResidualQuantizer
 
 
@@ -65,7 +66,7 @@ class BagOfTokens(nn.Module):
             span=self.span,
         )
         logits = F.linear(self.norm(self.read(vectors[:, :-1])), embedding)
-        return -logits.float().log_softmax(-1).gather(-1, targets).mean()
+        return -at_least_fp32(logits).log_softmax(-1).gather(-1, targets).mean()
 
 
 class NextCodes(nn.Module):
@@ -99,7 +100,7 @@ class NextCodes(nn.Module):
         for level, query in enumerate(self.queries):
             scores = query(state + before[..., level, :]) @ quantizer.codes[level].detach().T
             total = total + F.cross_entropy(
-                scores.flatten(0, 1).float(), targets[..., level].flatten()
+                at_least_fp32(scores.flatten(0, 1)), targets[..., level].flatten()
             )
         return total / len(self.queries)
 

@@ -15,6 +15,7 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
 from crystalline.contract import Choice, Codes, Edit
+from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.bottlenecks.budget import BUDGETS, BatchBudget
 from crystalline.quantizers.bottlenecks.prior import UsagePrior
 from crystalline.quantizers.codebook import Codebook, Update
@@ -38,7 +39,7 @@ class BottleneckOutput:
 
 def unit_rms(x: Tensor) -> Float[Tensor, "*axes d_group"]:
     """The input divided by its root mean square, at least fp32."""
-    x = x.to(torch.promote_types(x.dtype, torch.float32))
+    x = at_least_fp32(x)
     return F.rms_norm(x, x.shape[-1:], eps=1e-6)
 
 
