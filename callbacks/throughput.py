@@ -6,6 +6,8 @@ import resource
 import statistics
 import sys
 import time
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import lightning
@@ -66,6 +68,17 @@ def peak_memory_mib(device: torch.device) -> float:
         return torch.cuda.max_memory_allocated(device) / 2**20
     unit = 1 if sys.platform == "darwin" else 1024  # bytes there, KiB elsewhere
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def reset_peak_memory() -> None:
+    """Forget what was held before, so that `peak_memory_mib` is of what follows.
+
+    On a CPU, Linux alone can: elsewhere peaks are those of the process.
+    """
+    if torch.cuda.is_available():
+        torch.cuda.reset_peak_memory_stats()
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def _synchronize(device: torch.device) -> None:

@@ -123,9 +123,7 @@ class Experiment:
         Raises:
             SystemExit: With 128 + the signal's number, after a signal ended the run early.
         """
-        if self.config.compile:
-            for part in self.model.alike_parts():
-                part.compile(dynamic=False)
+        self.compile()
         resume_from = self._resume()
         self._announce()
         try:
@@ -148,6 +146,12 @@ class Experiment:
                 logger.log_artifact(self.run_dir / "summary.json", "")
             logger.finalize("success")
         return summary
+
+    def compile(self) -> None:
+        """Compile the model's blocks, where the config says so."""
+        if self.config.compile:
+            for part in self.model.alike_parts():
+                part.compile(dynamic=False)
 
     def _resume(self) -> str | None:
         path = self.config.ckpt_path

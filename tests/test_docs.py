@@ -46,6 +46,7 @@ def keys() -> set[str]:
             ["data=fsm", "callbacks=states"],
             ["callbacks=steering"],
             ["callbacks=gradients"],
+            ["optimizer=muon"],
         ):
             config = compose("config", [*other, "paths.run_dir=x"])
             found |= _dotted(OmegaConf.to_container(config), "")

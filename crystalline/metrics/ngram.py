@@ -13,7 +13,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import Float, Int
+from jaxtyping import Float, Int, Integer
 
 Ids = Int[np.ndarray, "..."]
 
@@ -51,7 +51,7 @@ class NGram:
         ValueError: If `order` is below 1 or the text is too short.
     """
 
-    def __init__(self, tokens: Int[np.ndarray, " pos"], vocab_size: int, order: int) -> None:
+    def __init__(self, tokens: Integer[np.ndarray, " pos"], vocab_size: int, order: int) -> None:
         if not 1 <= order < len(tokens):
             raise ValueError(f"n-grams of order {order} need a text of more than {len(tokens)} ids")
         self.vocab_size = vocab_size

@@ -13,7 +13,7 @@ RANDOM = np.random.default_rng(0)
 def text(length, vocab_size):
     """Some tokens often, some never, most follow the one before."""
     steps = RANDOM.choice([1, 2, 3], p=[0.7, 0.2, 0.1], size=length)
-    return np.cumsum(steps) % (vocab_size - 2)
+    return (np.cumsum(steps) % (vocab_size - 2)).astype(np.uint16)  # as token files are
 
 
 def plainly(tokens, vocab_size, order):
