@@ -14,6 +14,7 @@ import torch
 
 from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
+from crystalline.export import container
 from crystalline.files import atomic_path, write_atomically
 from crystalline.tokenizer import Tokenizer, tokenizer_from_json
 
@@ -95,7 +96,10 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}; a run keeps its own in <run>/checkpoints")
     _verify(path)
     try:
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        if container.is_export(path):
+            state = container.read(path)
+        else:
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
         raise UserError(
             f"{path} is damaged or no checkpoint; use another one of its folder"

@@ -1,0 +1,1 @@
+"""Weights at lower precision, in files that stand alone like checkpoints."""
