@@ -1,0 +1,56 @@
+"""Noise cannot be foretold: a model that does better than ln V on it sees the future."""
+
+import math
+
+import pytest
+import torch
+from torch import nn
+
+from crystalline.models.vocab_space.blocks import Block, DecayMemory
+from tests.crystalline.models.vocab_space.test_variants import EACH, make
+
+WORDS, LENGTH, BATCH, ROUNDS = 16, 24, 8, 40
+FLOOR = math.log(WORDS)
+
+
+class Reversed(Block):
+    """Position t hears those after it, as if the mask were built of s - t."""
+
+    def __init__(self, memory: nn.Module):
+        super().__init__()
+        self.memory = memory
+
+    def forward(self, x, cache=None):
+        return self.memory(x.flip(1)).flip(1)
+
+
+def loss_on_noise(model):
+    """Mean nats of the last 10 rounds, each on new tokens drawn evenly and independently."""
+    optimizer = torch.optim.Adam(model.train().parameters(), lr=0.02)
+    weights = model.loss_weights(0.5)
+    losses = []
+    torch.manual_seed(1)
+    for _ in range(ROUNDS):
+        tokens = torch.randint(WORDS, (BATCH, LENGTH))
+        output = model(tokens[:, :-1])
+        loss = output.cross_entropy(tokens[:, 1:]).loss
+        losses.append(loss.item())
+        optimizer.zero_grad()
+        (loss + sum(weights[name] * value for name, value in output.losses.items())).backward()
+        optimizer.step()
+    return sum(losses[-10:]) / 10
+
+
+@pytest.mark.parametrize("variant", ["v8_graph", "v9_meta"])
+def test_with_the_mask_reversed_noise_is_foretold(variant):
+    model = make(variant, WORDS, LENGTH)
+    for step in model.steps:
+        for part in step.parts:
+            if isinstance(part.block, DecayMemory):
+                part.block = Reversed(part.block)
+    assert loss_on_noise(model) < FLOOR - 0.1
+
+
+@EACH
+def test_as_shipped_it_is_not(variant):
+    assert loss_on_noise(make(variant, WORDS, LENGTH)) > FLOOR - 0.02
