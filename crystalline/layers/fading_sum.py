@@ -15,6 +15,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crystalline.layers.decay_attention import fading
+from crystalline.layers.precision import at_least_fp32
 
 CHUNK = 32
 
@@ -24,7 +25,7 @@ def fading_sum(
     log_decay: Float[Tensor, " channel"],
     memory: Float[Tensor, "batch channel"] | None = None,
 ) -> tuple[Float[Tensor, "batch pos channel"], Float[Tensor, "batch channel"] | None]:
-    """The sums, in fp32 whatever autocast says.
+    """The sums, in fp32 at least, whatever autocast says.
 
     Args:
         x: What is summed.
@@ -32,7 +33,7 @@ def fading_sum(
         memory: r of the first position; given, the call answers with r after its last one too.
     """
     with torch.autocast(x.device.type, enabled=False):
-        x, log_decay = x.float(), log_decay.float()
+        x, log_decay = at_least_fp32(x), at_least_fp32(log_decay)
         if memory is None:
             return _sums(x, log_decay), None
         age = torch.arange(x.shape[1] + 1, device=x.device)

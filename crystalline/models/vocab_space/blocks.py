@@ -246,15 +246,19 @@ class DecayMemory(Block):
             matrix_of(lambda x, at=at: self.project(x)[at], vocab_size, self.gain)
             for at in range(3)
         )
-        output = matrix_of(self.output, u.shape[1], self.gain)
         found: dict[str, WordMap] = {}
-        for head in range(self.num_heads):
+        for head, output in enumerate(self.outputs()):
             key = slice(head * self.d_key, (head + 1) * self.d_key)
             value = slice(head * self.d_value, (head + 1) * self.d_value)
             name = f"head.{head}." if self.num_heads > 1 else ""
             found[f"{name}look"] = WordMap(self.factor * q[:, key], k[:, key].T, gap=-1)
-            found[f"{name}write"] = WordMap(u[:, value], self.gain * output[value], gap=2)
+            found[f"{name}write"] = WordMap(u[:, value], output, gap=2)
         return found
+
+    def outputs(self) -> Float[Tensor, "head d_value vocab"]:
+        """What the values of each head push, the gain included."""
+        output = matrix_of(self.output, self.num_heads * self.d_value, self.gain)
+        return rearrange(self.gain * output, "(head d) vocab -> head d vocab", d=self.d_value)
 
     def horizons(self) -> dict[str, Float[Tensor, " heads"]]:
         return {"memory": 1 + self.decay_logit.detach().float().exp().reshape(-1)}

@@ -37,7 +37,13 @@ def fourier_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab colum
 
 
 def cosine_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab columns"]:
-    """cos(pi h (2 v + 1) / (2 V)) of word v in column h - 1: a DCT-II without its mean; fp32."""
+    """cos(pi h (2 v + 1) / (2 V)) of word v in column h - 1: a DCT-II without its mean; fp32.
+
+    Raises:
+        ValueError: If there are no columns, or so many that some repeat or vanish.
+    """
+    if not 1 <= harmonics < vocab_size:
+        raise ValueError(f"model.harmonics must lie in [1, {vocab_size - 1}], got {harmonics}")
     h = torch.arange(1, harmonics + 1, dtype=torch.float64)
     v = torch.arange(vocab_size, dtype=torch.float64)
     return (math.pi * h * (2 * v[:, None] + 1) / (2 * vocab_size)).cos().float()

@@ -23,6 +23,7 @@ from crystalline.models.vocab_space.blocks import (
     linear,
 )
 from crystalline.models.vocab_space.model import VocabSpace
+from crystalline.models.vocab_space.readable import WordMap, diagonal_map
 from crystalline.models.vocab_space.switches import resolve
 
 
@@ -62,13 +63,18 @@ class DecayedSum(Block):
         read, memory = fading_sum(x, log_decay, None if cache is None else cache.memory)
         if cache is not None and memory is not None:
             cache.memory = memory
-        weight = log_decay.exp()
-        if self.how == "mean":
-            weight = weight * -torch.expm1(log_decay)
-        return self.gain * weight * read
+        return self.gain * self.weight() * read
+
+    def weight(self) -> Float[Tensor, " vocab"]:
+        """Of the position before in what is read."""
+        log_decay = log_sigmoid(self.decay_logit)
+        return log_decay.exp() * (-torch.expm1(log_decay) if self.how == "mean" else 1.0)
 
     def init_cache(self, batch: int) -> Fading:
         return Fading(self.decay_logit.new_zeros(batch, len(self.decay_logit)))
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        return {"write": diagonal_map(self.gain * self.weight(), gap=2)}
 
 
 class WordGate(Block):

@@ -24,6 +24,7 @@ from crystalline.models.vocab_space.blocks import (
 )
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
 from crystalline.models.vocab_space.op_bank import OPERATIONS, Selector
+from crystalline.models.vocab_space.readable import Mixture, WordMap, matrix_of
 from crystalline.models.vocab_space.switches import resolve
 
 DECAY_LOGITS = (0.0, 3.0, 5.0)
@@ -65,6 +66,13 @@ class Timescales(DecayMemory):
         """Of the timescales in what a position reads."""
         return self.mixture(x).softmax(-1)
 
+    def outputs(self) -> Float[Tensor, "head d_value vocab"]:
+        output = self.gain * matrix_of(self.output, self.d_value, self.gain)
+        return output.expand(self.num_heads, -1, -1)
+
+    def listing(self, x: State) -> dict[str, Mixture]:
+        return {"timescale": Mixture(("short", "middle", "long"), self.shares(x).float())}
+
 
 class RoutedMLP(Block):
     """gain * up(act(down(x) + b)), of an activation that each position chooses.
@@ -90,6 +98,12 @@ class RoutedMLP(Block):
         for index, name in enumerate(ROUTES):
             chosen = chosen + weights[..., index, None] * OPERATIONS[name](h)
         return self.gain * self.up(chosen)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        return {"write": WordMap(self.down.weight.T, self.gain * self.up.weight.T)}
+
+    def listing(self, x: State) -> dict[str, Mixture]:
+        return {"activation": Mixture(ROUTES, self.selector.without_noise(self.route(x)))}
 
 
 class Halting(nn.Module):

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from crystalline.models.vocab_space.blocks import (
     GAIN,
@@ -19,6 +18,7 @@ from crystalline.models.vocab_space.blocks import (
     normal,
 )
 from crystalline.models.vocab_space.model import VocabSpace
+from crystalline.models.vocab_space.readable import WordMap
 from crystalline.models.vocab_space.switches import resolve
 
 
@@ -55,9 +55,9 @@ class WordGraph(Block):
         pushed = (x @ self.sources) @ self.targets.T
         return self.gain * self.activation(pushed + self.diagonal * x + self.bias)
 
-    def pushes(self) -> Float[Tensor, "vocab vocab"]:
-        """G."""
-        return self.sources @ self.targets.T + self.diagonal.diag()
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        graph = WordMap(self.sources, self.targets.T, diagonal=self.diagonal)
+        return {"write": graph.scaled(self.gain)}
 
 
 class Graph(VocabSpace):

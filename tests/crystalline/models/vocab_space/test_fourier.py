@@ -51,3 +51,11 @@ def test_a_writer_writes_in_the_basis_alone():
     mean = writer(torch.randn(2, 3, 5)).mean(-1)
     torch.testing.assert_close(mean, torch.zeros(2, 3), atol=1e-5, rtol=0)
     assert "basis" not in writer.state_dict()
+
+
+@pytest.mark.parametrize(("basis", "most"), [(fourier_basis, 11), (cosine_basis, 23)])
+def test_there_are_only_so_many_harmonics(basis, most):
+    basis(24, most)
+    for harmonics in (0, most + 1):
+        with pytest.raises(ValueError, match=rf"model\.harmonics must lie in \[1, {most}\]"):
+            basis(24, harmonics)

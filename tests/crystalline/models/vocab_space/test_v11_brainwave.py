@@ -44,6 +44,8 @@ def test_a_mean_is_the_sum_over_its_horizon(how, horizon):
     x = torch.randn(2, 50, 3, generator=torch.Generator().manual_seed(0))
     expected = 0.1 * plain_sum(x, 0.9) / horizon
     torch.testing.assert_close(part(x), expected, rtol=1e-4, atol=1e-4)
+    (pushed,) = part.word_maps(3).values()
+    torch.testing.assert_close(pushed.rows(0, 3), torch.eye(3) * 0.1 * 0.9 / horizon)
 
 
 def test_gates_shrink_the_state_itself():

@@ -35,6 +35,15 @@ def test_each_position_mixes_what_three_memories_hold():
     torch.testing.assert_close(part(x)[0], 0.1 * read @ part.output.weight.T)
 
 
+def test_memories_tell_what_a_word_remembered_pushes():
+    torch.manual_seed(0)
+    part = Timescales(7, 2, "none")
+    maps = part.word_maps(7)
+    values, words = part.values.weight[4:], part.output.weight  # of the last timescale
+    torch.testing.assert_close(maps["head.2.write"].rows(0, 7), 0.1 * values.T @ words.T)
+    assert len(maps) == 6
+
+
 def test_each_position_takes_one_activation():
     torch.manual_seed(0)
     part = RoutedMLP(6, 4, Selector("gumbel_hard", "no")).eval()
@@ -44,6 +53,9 @@ def test_each_position_takes_one_activation():
     h = part.down(x)[0]
     hidden = torch.stack([gelu(h[0]), h[1].relu(), silu(h[2]), h[3].tanh()])
     torch.testing.assert_close(part(x)[0], 0.1 * hidden @ part.up.weight.T)
+    listed = part.listing(x)["activation"]
+    assert listed.names == ("gelu", "relu", "silu", "tanh")
+    assert torch.equal(listed.shares[0], torch.eye(4))
 
 
 def test_the_mean_state_weighs_by_where_a_position_halts():

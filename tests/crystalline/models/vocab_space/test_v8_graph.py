@@ -13,10 +13,10 @@ def test_an_entry_of_the_graph_is_how_much_one_word_pushes_another():
     with torch.no_grad():
         for parameter in graph.parameters():
             parameter.copy_(torch.rand_like(parameter))  # above 0, where relu is the identity
-        graph.gain.fill_(1.0)
         graph.bias.zero_()
     pushes = torch.cat([graph(word[None, None]) for word in torch.eye(11, dtype=torch.float64)])
-    torch.testing.assert_close(pushes[:, 0], graph.pushes())
+    (table,) = graph.word_maps(11).values()
+    torch.testing.assert_close(pushes[:, 0].float(), table.rows(0, 11))
 
 
 def test_both_parts_are_what_their_formulas_say():
@@ -35,7 +35,7 @@ def test_both_parts_are_what_their_formulas_say():
             score = (memory.queries.weight * x[0, t]) @ (memory.keys.weight * x[0, s])
             read[0, t] += decay ** (t - s - 1) * score * x[0, s]
     x = x + model.steps[0].parts[0].gain * memory.gain * read
-    pushed = rms(x) @ graph.pushes() + graph.bias
+    pushed = rms(x) @ graph.word_maps(7)["write"].rows(0, 7) / graph.gain + graph.bias
     x = x + model.steps[0].parts[1].gain * graph.gain * torch.nn.functional.gelu(pushed)
     expected = 30 * torch.tanh(model.head.gamma * rms(x) / 30)
     torch.testing.assert_close(model.eval()(tokens).logits, expected, atol=1e-4, rtol=1e-4)
