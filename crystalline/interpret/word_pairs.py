@@ -59,6 +59,7 @@ def _counted(keys: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.cat([part.flatten().cpu() for part in keys]).unique(return_counts=True)
 
 
+@torch.no_grad()
 def agreement(map: WordMap, pairs: Pairs) -> float:
     """Rank correlation of M[first, second] with what the text says; NaN without pairs."""
     if len(pairs.pmi) < 2:
@@ -68,6 +69,7 @@ def agreement(map: WordMap, pairs: Pairs) -> float:
     return spearman(entries.tolist(), pairs.pmi.tolist())
 
 
+@torch.no_grad()
 def asymmetry(map: WordMap) -> float:
     """Share of the squared entries that is antisymmetric, |M - M^T|^2 / (4 |M|^2).
 
@@ -84,6 +86,7 @@ def asymmetry(map: WordMap) -> float:
     return (square - mirrored) / (2 * square) if square else float("nan")
 
 
+@torch.no_grad()
 def strongest(
     map: WordMap, number: int
 ) -> tuple[list[tuple[int, int, float]], list[tuple[int, float]]]:
@@ -92,7 +95,7 @@ def strongest(
     pairs: list[tuple[int, int, float]] = []
     own: list[tuple[int, float]] = []
     for first in range(0, vocab_size, _CHUNK):
-        rows = map.rows(first, min(first + _CHUNK, vocab_size)).detach().clone()
+        rows = map.rows(first, min(first + _CHUNK, vocab_size))
         own += [(first + i, value) for i, value in enumerate(rows.diagonal(first).tolist())]
         rows.diagonal(first).zero_()
         flat = rows.flatten()

@@ -2,13 +2,15 @@
 
 One coordinate of one position is set to zero, or exchanged with another, after some pass. The lens
 predicts what that does to the scores if nothing later read the state; the model shows what it does.
-The control does the same in coordinates that are rotated at random, where none is a word.
+The control moves the state as far along coordinates that are rotated at random, where none is a
+word.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 from typing import Any
 
 import torch
@@ -52,6 +54,9 @@ class Outcome:
     """Euclidean length of the change of the state."""
 
 
+FIGURES = tuple(field.name for field in fields(Outcome))
+
+
 def change_states(
     model: VocabSpace,
     tokens: Int[Tensor, "rows pos"],
@@ -78,8 +83,13 @@ def change_states(
         return read
 
     def changed(read: Tensor) -> Tensor:
+        here = read[:, at].float()
+        step = _step(here, change, None, generator)
+        if directions is not None:
+            other = _step(here, change, directions, generator)
+            step = other * (step.norm(dim=-1) / other.norm(dim=-1).clamp_min(1e-12))[:, None]
         moved = read.clone()
-        moved[:, at] += _step(read[:, at].float(), change, directions, generator).to(read.dtype)
+        moved[:, at] += step.to(read.dtype)
         reads.append(moved)
         return moved
 
@@ -128,30 +138,33 @@ def _step(
 
 
 def outcome_rows(
-    model: VocabSpace, tokens: Int[Tensor, "rows pos"], seed: int = 0
+    model: VocabSpace, batches: Sequence[Int[Tensor, "rows pos"]], seed: int = 0
 ) -> list[dict[str, Any]]:
-    """A row for each pass but the last, change and kind of coordinates: means over the texts.
+    """A row for each pass but the last, change and kind of coordinates: means over all texts.
 
     `faithful` is the correlation of predicted and measured changes over the texts, `slope` that of
     the line through zero: 1 where nothing later answers.
     """
     generator = torch.Generator().manual_seed(seed)
-    rotated = rotation(model.vocab_size, generator).to(tokens.device)
+    rotated = rotation(model.vocab_size, generator).to(batches[0].device)
     rows = []
     for number in range(len(model.words) - 1):
         for change in CHANGES:
             for kind, directions in {"words": None, "rotated": rotated}.items():
-                found = change_states(model, tokens, number, change, directions, generator)
-                x, y = found.predicted.double(), found.measured.double()
+                found = [
+                    change_states(model, tokens, number, change, directions, generator)
+                    for tokens in batches
+                ]
+                figures = {
+                    f: torch.cat([getattr(each, f) for each in found]).double() for f in FIGURES
+                }
+                x, y = figures["predicted"], figures["measured"]
                 rows.append({
                     "pass": number + 1, "change": change, "coordinates": kind,
                     "faithful": correlation(x, y), "slope": float((x * y).sum() / (x * x).sum()),
-                    **{f: float(getattr(found, f).mean()) for f in _MEANS},
+                    **{name: float(values.mean()) for name, values in figures.items()},
                 })  # fmt: skip
     return rows
-
-
-_MEANS = ("predicted", "measured", "here", "later", "breadth", "size")
 
 
 def correlation(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:

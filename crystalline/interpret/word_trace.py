@@ -53,7 +53,7 @@ def trace(model: VocabSpace, tokens: Int[Tensor, "batch pos"]) -> WordTrace:
     """
     reads: list[Tensor] = []
     heads: list[Tensor] = []
-    book = _Book()
+    book = _Book(model.vocab_size)
     with evaluating(model), ExitStack() as hooks:
         for words in model.words:
             hooks.enter_context(_hook(words, lambda _, inputs, __: reads.append(inputs[0])))
@@ -94,7 +94,8 @@ def _same(choice: Choice) -> Tensor:
 class _Book:
     """Hooks that note what they see."""
 
-    def __init__(self) -> None:
+    def __init__(self, vocab_size: int) -> None:
+        self._vocab_size = vocab_size
         self.updates: dict[str, Tensor] = {}
         self.mixtures: dict[str, Mixture] = {}
         self._inside: list[Tensor] = []
@@ -104,7 +105,9 @@ class _Book:
         """What a part adds, or what a step adds beside its parts."""
         calls = count(1)
 
-        def keep(_: Any, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+        def keep(_: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+            if output.shape[-1] != self._vocab_size:  # inside a slice of the words
+                return
             update = output.float() - inputs[0].float()
             here = _numbered(name, next(calls))
             if part:
@@ -120,7 +123,7 @@ class _Book:
     def mixtures_of(self, name: str) -> Callable[..., None]:
         calls = count(1)
 
-        def keep(part: Any, inputs: tuple[Tensor, ...], _: Any) -> None:
+        def keep(part: Any, inputs: tuple[Any, ...], _: Any) -> None:
             here = _numbered(name, next(calls))
             for way, mixture in part.listing(inputs[0]).items():
                 self.mixtures[f"{here}.{way}"] = mixture

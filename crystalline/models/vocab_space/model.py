@@ -50,7 +50,7 @@ class Head(nn.Module):
         """The state of which `read` is read."""
         return read + self._kept(start)
 
-    def forward(self, read: State) -> Float[Tensor, "batch pos vocab"]:
+    def forward(self, read: Float[Tensor, "*axes vocab"]) -> Float[Tensor, "*axes vocab"]:
         return self.cap * torch.tanh(self.gamma * rms(read.float()) / self.cap)
 
     def _kept(self, start: State) -> State | float:
@@ -184,7 +184,6 @@ class VocabSpace(LanguageModel):
         """Further losses of a training pass, from its states."""
         return {}
 
-    @torch.no_grad()
     def word_maps(self) -> dict[str, WordMap]:
         """Tables over words that parameters hold, by path of what holds them."""
         found: dict[str, WordMap] = {}
