@@ -13,7 +13,7 @@ from omegaconf import DictConfig
 from callbacks.sweep_verdict import SweepVerdict
 from crystalline.command import CONF_DIR, run
 from crystalline.errors import UserError
-from tests.test_conf import composed
+from tests.composing import composed
 
 ROOT = """
 defaults: [_self_, {hydra: default}]

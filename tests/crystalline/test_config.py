@@ -6,14 +6,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from hydra import compose, initialize_config_dir
 from hydra._internal.core_plugins.basic_sweeper import BasicSweeper
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
-from crystalline.command import CONF_DIR, register
+from crystalline.command import CONF_DIR
 from crystalline.contract import LanguageModel
+from tests import composing
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
 ROOTS = [path.stem for path in FILES if path.parent == CONF_DIR]
@@ -30,9 +30,7 @@ def options(group: str) -> list[str]:
 
 
 def composed(*overrides: str, root: str = "config") -> DictConfig:
-    register()
-    with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
-        return compose(root, list(overrides), return_hydra_config=True)
+    return composing.composed(*overrides, root=root, return_hydra_config=True)
 
 
 def model_of(config: DictConfig) -> LanguageModel:
@@ -57,7 +55,7 @@ def test_every_model_builds(name):
 
 @pytest.mark.parametrize("name", options("experiment"))
 def test_every_experiment_builds(name):
-    config = composed(f"experiment={name}", "paths.run_dir=unused")
+    config = composed(f"experiment={name}")
     model = model_of(config)
     assert model.count_parameters()["parameters"] > 0
     objective = instantiate(config.objective, _convert_="all")

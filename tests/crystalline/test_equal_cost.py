@@ -9,7 +9,7 @@ from crystalline.models.crystalline import Crystalline, Selection, Sites
 from crystalline.models.transformer import Transformer
 from tests.model_zoo import build
 from tests.running import command
-from tests.test_conf import composed
+from tests.composing import composed
 
 VOCAB, CONTEXT, WIDTH, LAYERS, HEADS, K = 30, 24, 16, 2, 2, 32
 

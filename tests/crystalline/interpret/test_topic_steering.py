@@ -17,7 +17,7 @@ from crystalline.interpret.topic_steering import (
     steering_figures,
 )
 from crystalline.tokenizer import ByteTokenizer
-from tests.test_conf import composed
+from tests.composing import composed
 from tests.tiny_models import RunningMean
 
 TOKENIZER = ByteTokenizer()

@@ -7,7 +7,7 @@ from hydra.utils import instantiate
 from crystalline.quantizers.bottlenecks import assignment
 from crystalline.quantizers.bottlenecks.base import Bottleneck
 from crystalline.verification.gradients import verify, worst
-from tests.test_conf import composed
+from tests.composing import composed
 
 TINY = ("model=crystalline", "model.d_model=16", "model.num_layers=1", "model.num_heads=2",
         "model.codebook_size=12", "model.num_codes_k=2")  # fmt: skip
