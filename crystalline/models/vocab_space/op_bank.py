@@ -91,6 +91,10 @@ class Selector(nn.Module):
         sampled = self.training or self.sampled_evaluation
         return select(logits, self.how, sampled, self.temperature)
 
+    def without_noise(self, logits: Float[Tensor, "*axes ops"]) -> Weights:
+        """The weights, had nothing been drawn."""
+        return select(logits, self.how, False, self.temperature)
+
 
 class OpBank(nn.Module):
     """Sum over o of weight_o phi_o(h E_o + e_o), (..., width) to (..., width).

@@ -13,6 +13,7 @@ from crystalline.layers.parts import Parts
 from crystalline.models.vocab_space.blocks import Added, Block, DecayMemory, State, Step, linear
 from crystalline.models.vocab_space.fourier import FourierOp, Reader, Writer, fourier_basis
 from crystalline.models.vocab_space.model import VocabSpace
+from crystalline.models.vocab_space.readable import WordMap, prefixed
 from crystalline.models.vocab_space.switches import resolve
 
 Basis = Float[Tensor, "vocab _"]
@@ -55,6 +56,11 @@ class TwoMemories(Block):
 
     def init_cache(self, batch: int) -> Any:
         return [self.slow.init_cache(batch), self.fast.init_cache(batch)]
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        """Those of the memories, with the gate open."""
+        slow, fast = (memory.word_maps(vocab_size) for memory in (self.slow, self.fast))
+        return prefixed("slow", slow) | prefixed("fast", fast)
 
 
 class ThreeBands(Block):
