@@ -94,11 +94,15 @@ Curve = Sequence[tuple[float, float]]
 
 def curves_png(curves: Mapping[str, Sequence[Curve]], horizontal: str, vertical: str) -> bytes:
     """A colour for each name, a line for each of its curves of (x, y); as a PNG."""
+    from matplotlib.ticker import MaxNLocator
+
     figure, axes = _figure(6.0, 4.0)
     for number, (name, lines) in enumerate(curves.items()):
         for index, line in enumerate(lines):
             label = name if index == 0 else None
             axes.plot(*zip(*line, strict=True), color=f"C{number}", label=label)
+    if all(x == int(x) for lines in curves.values() for line in lines for x, _ in line):
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel(horizontal)
     axes.set_ylabel(vertical)
     axes.set_ylim(bottom=0)

@@ -18,7 +18,7 @@ def pictures(found: dict[str, Any]) -> dict[str, bytes]:
     """
     text = found["text"][:_POSITIONS]
     depths = [f"x_{depth}" for depth in range(len(text[0]["states"]))]
-    columns = ("after pass", "text", "probability of the likeliest word")
+    columns = ("state", "text", "probability of the likeliest word")
     curves = {
         name: [[(float(row["depth"]), row["kl"]) for row in rows]]
         for name, rows in found["lens"].items()

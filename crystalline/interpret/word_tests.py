@@ -9,7 +9,8 @@ word.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from typing import Any
 
@@ -96,7 +97,8 @@ def change_states(
     logits = []
     with evaluating(model):
         for act in (clean, changed):
-            with changed_state(model, number, act) as edits:
+            # A model that draws in evaluation, as some were published, draws the same twice.
+            with _same_draws(tokens.device), changed_state(model, number, act) as edits:
                 logits.append(model(tokens, edits=edits).logits.float())
         before, after = (read[:, at].float() for read in reads)
         lens = centred(model.head(after) - model.head(before))
@@ -112,6 +114,13 @@ def change_states(
         breadth=squares.sum(-1).square() / squares.square().sum(-1).clamp_min(1e-30),
         size=(after - before).norm(dim=-1),
     )
+
+
+@contextmanager
+def _same_draws(device: torch.device) -> Iterator[None]:
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        torch.manual_seed(0)
+        yield
 
 
 def _step(

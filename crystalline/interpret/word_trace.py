@@ -125,7 +125,8 @@ class _Book:
 
         def keep(part: Any, inputs: tuple[Any, ...], _: Any) -> None:
             here = _numbered(name, next(calls))
-            for way, mixture in part.listing(inputs[0]).items():
+            given = (each for each in inputs if each is not None)  # there are no caches
+            for way, mixture in part.listing(*given).items():
                 self.mixtures[f"{here}.{way}"] = mixture
 
         return keep

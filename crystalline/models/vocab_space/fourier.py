@@ -19,6 +19,7 @@ from crystalline.models.vocab_space.blocks import (
     linear,
     normal,
 )
+from crystalline.models.vocab_space.readable import WordMap, matrix_of
 
 
 def fourier_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab columns"]:
@@ -129,6 +130,10 @@ class FourierOp(Block):
     def write(self, h: Float[Tensor, "batch pos channels"]) -> State:
         """The update that hidden channels stand for."""
         return self.gain * self.writer(h)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        left = matrix_of(lambda x: self.mix(self.reader(x)), vocab_size, self.bias)
+        return {"write": WordMap(left, matrix_of(self.write, len(self.bias), self.bias))}
 
 
 class FourierMemory(DecayMemory):

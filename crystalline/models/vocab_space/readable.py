@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -49,6 +50,19 @@ class WordMap:
         """With what is pushed times a gain, of all words or of each."""
         diagonal = None if self.diagonal is None else self.diagonal * gain
         return replace(self, right=self.right * gain, diagonal=diagonal)
+
+    def spread(self, read: Tensor, written: Tensor, vocab_size: int) -> WordMap:
+        """That of all words, from a map of some that are read to some that are written.
+
+        Args:
+            read: int64 ids of the rows.
+            written: int64 ids of the columns.
+            vocab_size: V.
+        """
+        rank = self.left.shape[1]
+        left = self.left.new_zeros(vocab_size, rank).index_copy(0, read, self.left)
+        right = self.right.new_zeros(rank, vocab_size).index_copy(1, written, self.right)
+        return WordMap(left, right, self.gap)
 
 
 def diagonal_map(diagonal: Float[Tensor, " vocab"], gap: int = 1) -> WordMap:
@@ -96,8 +110,8 @@ class Readable(nn.Module):
         """
         return {}
 
-    def listing(self, x: Float[Tensor, "batch pos width"]) -> dict[str, Mixture]:
-        """Ways that it takes when `forward` is given `x`, by name."""
+    def listing(self, x: Any, *further: Any) -> dict[str, Mixture]:
+        """Ways that it takes when `forward` is given this, without a cache; by name."""
         return {}
 
     def horizons(self) -> dict[str, Float[Tensor, " heads"]]:

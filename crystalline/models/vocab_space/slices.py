@@ -18,6 +18,7 @@ from crystalline.models.vocab_space.blocks import (
     linear,
     rms,
 )
+from crystalline.models.vocab_space.readable import Readable, WordMap
 
 Part = Float[Tensor, "batch pos width"]
 
@@ -95,7 +96,7 @@ def _dealt(
     return dealt
 
 
-class SliceMLP(nn.Module):
+class SliceMLP(Readable):
     """act(g W + b) W': no gain and no bias of the output.
 
     Args:
@@ -113,8 +114,11 @@ class SliceMLP(nn.Module):
     def forward(self, g: Part) -> Part:
         return self.down(self.activation(self.up(g)))
 
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        return {"write": WordMap(self.up.weight.T, self.down.weight.T)}
 
-class SliceBlock(nn.Module):
+
+class SliceBlock(Readable):
     """A step that reads one slice of the state and writes another.
 
         g = x[read];  g = g + a memory(rms g);  x[write] = x[write] + eta / sqrt(k) mlp(rms g)
@@ -126,7 +130,7 @@ class SliceBlock(nn.Module):
         scale: Switch `score_scale`; "none" is 1 / sqrt(k) here.
     """
 
-    def __init__(self, reads: Slice, writes: Slice, mlp: nn.Module, scale: str) -> None:
+    def __init__(self, reads: Slice, writes: Slice, mlp: Readable, scale: str) -> None:
         super().__init__()
         self.reads, self.writes, self.mlp = reads, writes, mlp
         width = len(reads.index)
@@ -149,3 +153,12 @@ class SliceBlock(nn.Module):
 
     def init_cache(self, batch: int) -> Fading:
         return self.memory.init_cache(batch)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        """Those of the MLP, from the words read to the words written."""
+        read, written = self.reads.index, self.writes.index
+        maps = self.mlp.word_maps(len(read)).items()
+        return {
+            name: map.spread(read, written, vocab_size).scaled(self.gain * self.unit)
+            for name, map in maps
+        }

@@ -24,7 +24,7 @@ from crystalline.models.vocab_space.blocks import (
 )
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
 from crystalline.models.vocab_space.op_bank import OPERATIONS, Selector
-from crystalline.models.vocab_space.readable import Mixture, WordMap, matrix_of
+from crystalline.models.vocab_space.readable import Mixture, Readable, WordMap, matrix_of
 from crystalline.models.vocab_space.switches import resolve
 
 DECAY_LOGITS = (0.0, 3.0, 5.0)
@@ -106,7 +106,7 @@ class RoutedMLP(Block):
         return {"activation": Mixture(ROUTES, self.selector.without_noise(self.route(x)))}
 
 
-class Halting(nn.Module):
+class Halting(Readable):
     """A unit that says how likely a position halts: p = sigmoid(w . x + b), 0.12 at the start.
 
     Args:
@@ -129,6 +129,10 @@ class Halting(nn.Module):
         """Boolean, (batch, pos, 1)."""
         return self(x).sigmoid() > self.threshold
 
+    def listing(self, x: State) -> dict[str, Mixture]:
+        p = self.map(x.float()).sigmoid()
+        return {"halt": Mixture(("go on", "halt"), torch.cat([1 - p, p], -1))}
+
     def left(self, states: Sequence[State]) -> Float[Tensor, "steps batch pos 1"]:
         """The chance that a position goes on after each step: the product of 1 - p so far."""
         return torch.stack([F.logsigmoid(-self(x)) for x in states]).cumsum(0).exp()
@@ -148,8 +152,9 @@ class Tpg(VocabSpace):
 
     In training what is read is the mean of all states by the chance to halt there, and loss/ponder
     is the sum over steps of the chance to go on after them, in the mean over positions (the last
-    step's too, though nothing comes after it). In evaluation a position keeps its state from where
-    it halts on, and others still read it: no computation is saved.
+    step's too, though nothing comes after it). In evaluation, as published, a position keeps its
+    state from where it halts on, and others still read it: no computation is saved, and what is
+    read is a state that had little weight in training if chances stay below the threshold.
 
     Args:
         vocab_size: V.
@@ -164,6 +169,7 @@ class Tpg(VocabSpace):
         mode: "faithful" or "repaired".
         score_scale: Switch; None: as the mode says.
         sampled_evaluation: Switch, likewise.
+        evaluation_state: Switch, likewise: "exit" is the above, "mean" what training reads.
         options: Of `VocabSpace`.
 
     Raises:
@@ -184,6 +190,7 @@ class Tpg(VocabSpace):
         mode: str = "repaired",
         score_scale: str | None = None,
         sampled_evaluation: str | None = None,
+        evaluation_state: str | None = None,
         **options: Any,
     ) -> None:
         if num_steps < 2:
@@ -193,6 +200,7 @@ class Tpg(VocabSpace):
             score_scale=score_scale,
             selection=selection,
             sampled_evaluation=sampled_evaluation,
+            evaluation_state=evaluation_state,
         )
 
         def step() -> Step:
@@ -206,9 +214,10 @@ class Tpg(VocabSpace):
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
         self.halting = Halting(vocab_size, halt_threshold)
         self.lambda_ponder = lambda_ponder
+        self.exits = switches.evaluation_state == "exit"
 
     def run(self, x: State, trace: Trace, cache: VocabCache | None) -> State:
-        if self.training:
+        if self.training or not self.exits:
             super().run(x, trace, cache)
             return self.halting.mean_state(trace.states)
         halted = torch.zeros(*x.shape[:2], 1, dtype=torch.bool, device=x.device)

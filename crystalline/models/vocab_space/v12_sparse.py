@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from torch import nn
-
 from crystalline.layers.parts import Parts
 from crystalline.models.vocab_space.blocks import State
 from crystalline.models.vocab_space.model import VocabSpace
+from crystalline.models.vocab_space.readable import Readable, WordMap, prefixed
 from crystalline.models.vocab_space.slices import SliceBlock, SliceMLP, slice_pairs
 from crystalline.models.vocab_space.switches import resolve
 
@@ -28,7 +27,7 @@ def waves(read: Sequence[set[int]], written: Sequence[set[int]]) -> list[list[in
     return [[i for i, at in enumerate(level) if at == wave] for wave in range(max(level) + 1)]
 
 
-class Wave(nn.Module):
+class Wave(Readable):
     """Steps that read the same state; what they write is added up."""
 
     def __init__(self, blocks: Sequence[SliceBlock]) -> None:
@@ -44,6 +43,12 @@ class Wave(nn.Module):
 
     def init_cache(self, batch: int) -> list[Any]:
         return [block.init_cache(batch) for block in self.blocks]
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        found: dict[str, WordMap] = {}
+        for index, block in enumerate(self.blocks):
+            found |= prefixed(f"blocks.{index}", block.word_maps(vocab_size))
+        return found
 
 
 class Sparse(VocabSpace):

@@ -9,6 +9,7 @@ from jaxtyping import Int
 from torch import Tensor
 
 from crystalline.models.vocab_space.blocks import State, normal, rms
+from crystalline.models.vocab_space.readable import WordMap
 from crystalline.models.vocab_space.v12_sparse import Sparse
 
 
@@ -34,3 +35,7 @@ class Embed(Sparse):
 
     def start(self, tokens: Int[Tensor, "batch pos"]) -> State:
         return rms((F.embedding(tokens, self.embedding) @ self.expansion).float()).to(self.dtype)
+
+    def word_maps(self) -> dict[str, WordMap]:
+        """The table of bigrams, and those of the steps."""
+        return {"start": WordMap(self.embedding, self.expansion)} | super().word_maps()

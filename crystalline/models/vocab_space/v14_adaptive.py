@@ -24,7 +24,7 @@ from crystalline.models.vocab_space.blocks import (
 )
 from crystalline.models.vocab_space.fourier import FourierOp, cosine_basis
 from crystalline.models.vocab_space.model import VocabSpace
-from crystalline.models.vocab_space.readable import Readable, WordMap
+from crystalline.models.vocab_space.readable import Readable, WordMap, prefixed
 from crystalline.models.vocab_space.slices import Slice, slice_pairs
 from crystalline.models.vocab_space.switches import resolve
 from crystalline.models.vocab_space.v2_conv import Recent, Taps
@@ -157,6 +157,10 @@ class AdaptiveStep(Readable):
 
     def init_cache(self, batch: int) -> tuple[Any, Any]:
         return self.taps.init_cache(batch), self.memory.init_cache(batch)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        taps, op = self.taps.word_maps(vocab_size), self.op.word_maps(vocab_size)
+        return prefixed("taps", taps) | prefixed("op", op)
 
 
 class Adaptive(VocabSpace):

@@ -7,16 +7,17 @@ from typing import Any
 
 import torch
 from jaxtyping import Float
-from torch import Tensor, nn
+from torch import Tensor
 
 from crystalline.layers.cross_entropy import cross_entropy
 from crystalline.models.vocab_space.blocks import Fading, State
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
+from crystalline.models.vocab_space.readable import Readable, WordMap
 from crystalline.models.vocab_space.slices import SliceBlock, SliceMLP, slice_pairs
 from crystalline.models.vocab_space.switches import resolve
 
 
-class GatedStep(nn.Module):
+class GatedStep(Readable):
     """A slice block whose writes are scaled by an entropy; then the largest |x| alone are kept.
 
     Args:
@@ -52,6 +53,9 @@ class GatedStep(nn.Module):
 
     def init_cache(self, batch: int) -> Fading:
         return self.block.init_cache(batch)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        return self.block.word_maps(vocab_size)
 
 
 def relative_entropy(scores: Float[Tensor, "batch pos vocab"]) -> Float[Tensor, "batch pos"]:

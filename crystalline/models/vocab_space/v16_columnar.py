@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from crystalline.models.vocab_space.blocks import State, activation_named, linear, rms
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
-from crystalline.models.vocab_space.readable import Mixture, Readable
+from crystalline.models.vocab_space.readable import Mixture, Readable, WordMap
 from crystalline.models.vocab_space.slices import Part, SliceBlock, slice_pairs
 from crystalline.models.vocab_space.switches import resolve
 
@@ -58,8 +58,12 @@ class Branches(Readable):
         names = tuple(f"branch {number}" for number in range(self.num_branches))
         return {"branches": Mixture(names, self.shares(x).float())}
 
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        """As if every branch were taken."""
+        return {"write": WordMap(self.up.weight.T, self.down.weight.T)}
 
-class Vote(nn.Module):
+
+class Vote(Readable):
     """x = sum over columns of omega_c x_c, omega = softmax(kappa - I kappa).
 
     Args:
@@ -98,6 +102,11 @@ class Vote(nn.Module):
         if not self.per_step:
             kappa = kappa - (kappa.detach()[..., None, :] * self.inhibition).sum(-1)
         return kappa.softmax(-1)
+
+    def listing(self, columns: Sequence[State], start: State) -> dict[str, Mixture]:
+        names = tuple(f"column {number}" for number in range(len(columns)))
+        shares = self.shares(columns, start).float()
+        return {"columns": Mixture(names, shares.expand(*start.shape[:2], -1))}
 
     def inhibited(self, columns: Sequence[State], start: State) -> list[State]:
         """Every column less I times what the others have written.

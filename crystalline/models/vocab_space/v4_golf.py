@@ -16,6 +16,7 @@ from crystalline.models.vocab_space.fourier import (
     fourier_basis,
 )
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
+from crystalline.models.vocab_space.readable import Readable, WordMap, prefixed
 from crystalline.models.vocab_space.switches import resolve
 
 
@@ -52,7 +53,7 @@ class Call(nn.Module):
         self.keep = nn.Parameter(torch.ones(()))
 
 
-class SharedStep(nn.Module):
+class SharedStep(Readable):
     """keep * (x + across a Memory(rms x), then + within b Op(rms x)), of which a and b are its own.
 
     Args:
@@ -74,6 +75,18 @@ class SharedStep(nn.Module):
 
     def init_cache(self, batch: int) -> Any:
         return self.memory.init_cache(batch)
+
+    def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
+        """Those of memory and op, with the step's gains and without a call's."""
+        found: dict[str, WordMap] = {}
+        for name, block, gain in (
+            ("memory", self.memory, self.memory_gain),
+            ("op", self.op, self.op_gain),
+        ):
+            maps = block.word_maps(vocab_size).items()
+            pushed = {n: map.scaled(gain) if map.gap > 0 else map for n, map in maps}
+            found |= prefixed(name, pushed)
+        return found
 
 
 class Golf(VocabSpace):
