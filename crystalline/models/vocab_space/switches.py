@@ -47,6 +47,8 @@ SWITCHES = {
     "inhibition": Switch("static_final", "per_step", ("static_final", "per_step")),
     # v11a: the decayed sum as published (underflowing), or a scan over its horizon.
     "decayed_sum": Switch("published", "mean", ("published", "mean")),
+    # v11b: what evaluation reads, the state where a position halts or, as training does, a mean.
+    "evaluation_state": Switch("exit", "mean", ("exit", "mean")),
     # v10: updates as published, some 1e-5 of the state, or of unit size before their gain.
     "operand_scale": Switch("published", "unit", ("published", "unit")),
 }

@@ -81,7 +81,7 @@ def test_pondering_costs_in_training_alone():
 
 
 def test_in_evaluation_a_position_keeps_the_state_it_halted_with():
-    model = build().eval()
+    model = build(mode="faithful", sampled_evaluation="no").eval()
     word = TOKENS[0, 3]
     with torch.no_grad():
         model.halting.map.weight.zero_()[0, word] = 2
@@ -98,6 +98,13 @@ def test_in_evaluation_a_position_keeps_the_state_it_halted_with():
     for state in states[1:]:
         assert torch.equal(state[halts], states[0][halts])
         assert not torch.isclose(state[~halts], states[0][~halts]).all(-1).any()
+
+
+def test_repaired_evaluation_reads_what_training_does():
+    model = build(selection="soft").train()
+    assert torch.equal(model(TOKENS).logits, model.eval()(TOKENS).logits)
+    exits = build(selection="soft", evaluation_state="exit").eval()
+    assert not torch.allclose(exits(TOKENS).logits, model(TOKENS).logits, atol=1e-2)
 
 
 @pytest.mark.parametrize(("mode", "noisy"), [("faithful", True), ("repaired", False)])
