@@ -139,14 +139,14 @@ def test_a_repaired_model_overfits_one_batch(variant):
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     tokens = torch.randint(32, (2, 12))
     losses = []
-    for _ in range(250):
+    for _ in range(120):
         loss = model(tokens[:, :-1]).cross_entropy(tokens[:, 1:]).loss
         losses.append(loss.item())
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
     assert losses[0] < 7.5  # no copy of the current word at the start
-    assert losses[-1] < 0.5
+    assert losses[-1] < 1.5  # ln 32 = 3.47 without learning
 
 
 @EACH
