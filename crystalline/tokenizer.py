@@ -1,4 +1,4 @@
-"""Text to token ids and back: byte-level BPE, plain bytes, digits."""
+"""Text to token ids and back: byte-level BPE, plain bytes, digits; others by their kind."""
 
 from __future__ import annotations
 
@@ -164,6 +164,10 @@ def tokenizer_from_json(text: str) -> Tokenizer:
 
             fast = tokenizers.Tokenizer.from_str(json.dumps(document["tokenizer"]))
             return BPETokenizer(fast, document["eot"])
+        case "sentencepiece":
+            from crystalline.sentencepiece import SentencePieceTokenizer
+
+            return SentencePieceTokenizer(document["pieces"], document["scores"])
         case kind:
             raise ValueError(f"unknown kind of tokenizer: {kind!r}")
 

@@ -35,7 +35,7 @@ def keys() -> set[str]:
     found = set()
     choices = product(
         ("ziggurat", "transformer", "crystalline", "sae"),
-        ("shakespeare", "fsm", "tinyshakespeare"),
+        ("shakespeare", "fsm", "tinyshakespeare", "fineweb"),
     )
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for model, data in choices:
