@@ -97,7 +97,7 @@ def _standing(logits: Tensor, word: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def depth_rows(
-    lenses: Sequence[Lens], scored: Sequence[Bool[Tensor, "batch pos"]]
+    lenses: Sequence[Lens], scored: Sequence[Bool[Tensor, "_ _"]]
 ) -> list[dict[str, Any]]:
     """A row for each depth; ranks are medians, all else means, over the scored positions."""
 

@@ -28,12 +28,12 @@ class Pairs:
 
 
 def text_pairs(
-    windows: Iterable[Int[Tensor, "batch pos"]], vocab_size: int, gap: int, min_count: int = 5
+    windows: Iterable[Int[Tensor, "_ _"]], vocab_size: int, gap: int, min_count: int = 5
 ) -> Pairs:
     """Pairs of words, the second `gap` after the first; below 0: before it.
 
     Args:
-        windows: int64 ids; no pair crosses the edge of a window.
+        windows: int64 ids, (batch, pos); no pair crosses the edge of a window.
         vocab_size: V.
         gap: Distance in tokens.
         min_count: Rarer pairs are left out of the pairs, not out of the chances.

@@ -147,9 +147,11 @@ def _step(
 
 
 def outcome_rows(
-    model: VocabSpace, batches: Sequence[Int[Tensor, "rows pos"]], seed: int = 0
+    model: VocabSpace, batches: Sequence[Int[Tensor, "_ _"]], seed: int = 0
 ) -> list[dict[str, Any]]:
     """A row for each pass but the last, change and kind of coordinates: means over all texts.
+
+    `batches` are int64 (rows, pos), each with its own number of rows.
 
     `faithful` is the correlation of predicted and measured changes over the texts, `slope` that of
     the line through zero: 1 where nothing later answers.

@@ -85,7 +85,7 @@ def pushes(
 
 def part_rows(
     found: Sequence[dict[str, Push]],
-    scored: Sequence[Bool[Tensor, "batch pos"]],
+    scored: Sequence[Bool[Tensor, "_ _"]],
     kinds: Mapping[str, str],
     vocab_size: int,
 ) -> list[dict[str, Any]]:
@@ -95,7 +95,7 @@ def part_rows(
 
     Args:
         found: Of `pushes`, of several batches.
-        scored: Of each of them.
+        scored: Of each of them, (batch, pos).
         kinds: What to call parts, by path.
         vocab_size: V.
     """
