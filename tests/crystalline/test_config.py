@@ -35,7 +35,7 @@ def composed(*overrides: str, root: str = "config") -> DictConfig:
 
 def model_of(config: DictConfig) -> LanguageModel:
     with torch.device("meta"):
-        return instantiate(config.model, vocab_size=300, _convert_="all")
+        return instantiate(config.model, vocab_size=320, _convert_="all")
 
 
 @pytest.mark.parametrize("name", ROOTS)
@@ -47,9 +47,9 @@ def test_every_command_composes(name):
 def test_every_model_builds(name):
     config = composed(f"model={name}")
     if "base" in config.model:  # which comes from a checkpoint
-        config.model.base = {**composed("model=transformer").model, "vocab_size": 300}
+        config.model.base = {**composed("model=transformer").model, "vocab_size": 320}
     model = model_of(config)
-    assert model.vocab_size == 300
+    assert model.vocab_size == 320
     assert model.context_length == config.model.context_length == config.data.seq_len
 
 

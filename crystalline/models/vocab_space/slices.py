@@ -78,7 +78,7 @@ def slice_pairs(
 
 
 def _window(vocab_size: int, width: int, start: int) -> Int[Tensor, " width"]:
-    return (start + torch.arange(width)) % vocab_size
+    return (start + torch.arange(width, device="cpu")) % vocab_size
 
 
 def _dealt(
@@ -90,7 +90,7 @@ def _dealt(
     order = torch.empty(0)
     for step in range(num_steps):
         if step % per_order == 0:
-            order = torch.randperm(vocab_size, generator=generator)
+            order = torch.randperm(vocab_size, generator=generator, device="cpu")
         place = _window(vocab_size, width, step % per_order * width)
         dealt.append(order[place].sort().values)
     return dealt

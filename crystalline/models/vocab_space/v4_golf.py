@@ -134,7 +134,7 @@ class Golf(VocabSpace):
         read = resolve(mode, fourier_read=fourier_read).fourier_read
         basis = fourier_basis(vocab_size, harmonics)
         queries, keys = linear(2 * harmonics, channels), linear(2 * harmonics, channels)
-        decays = torch.linspace(1, 5, num_heads).tolist()
+        decays = torch.linspace(1, 5, num_heads, device="cpu").tolist()
 
         def step() -> SharedStep:
             memory = FourierMemory(
