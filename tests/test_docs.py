@@ -21,7 +21,9 @@ PAGES = [
 GROUPS = ("model", "objective", "data", "optimizer", "trainer", "callbacks", "logger")
 _FAMILY = "docs/adding_a_family.md"  # its own choices are made by its own test
 _KEY = re.compile(rf"(?<![\w/@.])((?:{'|'.join(GROUPS)})(?:\.[a-z]\w*)+)(?![\w/(]|\.[a-z])")
-_CHOICE = re.compile(r"(?<![\w/.@])((?:experiment|grid|model|data|trainer|logger|objective)=)(\w+)")
+_CHOICE = re.compile(
+    r"(?<![\w/.@])((?:experiment|grid|model|data|trainer|logger|objective)=)(\w+(?:/\w+)*)"
+)
 
 
 def text(page: str) -> str:

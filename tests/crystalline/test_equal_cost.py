@@ -7,9 +7,9 @@ from hydra.utils import instantiate
 from crystalline.equal_cost import cost_of, parameters, training_flops, widened
 from crystalline.models.crystalline import Crystalline, Selection, Sites
 from crystalline.models.transformer import Transformer
+from tests.composing import composed
 from tests.model_zoo import build
 from tests.running import command
-from tests.composing import composed
 
 VOCAB, CONTEXT, WIDTH, LAYERS, HEADS, K = 30, 24, 16, 2, 2, 32
 
