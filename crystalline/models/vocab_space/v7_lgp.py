@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from crystalline.models.vocab_space.blocks import GAIN, Block, Residual, Shared, State, Step
 from crystalline.models.vocab_space.fourier import (
-    REPAIRED,
     FourierMemory,
     Reader,
     Writer,
@@ -109,7 +108,6 @@ class Lgp(VocabSpace):
             raise ValueError(f"model.num_ops must be at least 1, got {num_ops}")
         switches = resolve(
             mode,
-            REPAIRED,
             score_scale=score_scale,
             fourier_read=fourier_read,
             selection=selection,
