@@ -23,8 +23,8 @@ def test_the_spectrum_is_the_real_fourier_transform_over_words(vocab_size, harmo
 
 def test_it_is_v3_with_linear_reads_and_writes_over_half_the_vocabulary():
     """Re is what the cosines read, Im the negative of what the sines read."""
-    gauss = shaken(make("v5_gauss", mode="repaired"))
-    assoc = shaken(make("v3_assoc", mode="repaired"))
+    gauss = shaken(make("v5_gauss", mode="repaired", score_scale="inv_dim"))
+    assoc = shaken(make("v3_assoc", mode="repaired", score_scale="inv_dim"))
 
     def interleaved(map):  # from (out, Re and Im) to (out, cosine and sine of each harmonic)
         real, imaginary = map.chunk(2, -1)
