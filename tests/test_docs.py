@@ -48,6 +48,7 @@ def keys() -> set[str]:
             ["data=fsm", "callbacks=states"],
             ["callbacks=steering"],
             ["callbacks=gradients"],
+            ["model=vocab/v9_meta"],
             ["optimizer=muon"],
         ):
             config = compose("config", [*other, "paths.run_dir=x"])

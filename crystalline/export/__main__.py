@@ -33,6 +33,7 @@ def export(config: DictConfig) -> dict[str, Any]:
     from crystalline.evaluation import data_of, score
     from crystalline.explain import suggest
     from crystalline.export.container import PRECISIONS, write
+    from crystalline.files import checkpoint_in
     from crystalline.generate import open_checkpoint
 
     if config.precision not in PRECISIONS:
@@ -40,7 +41,7 @@ def export(config: DictConfig) -> dict[str, Any]:
             f"precision: no {config.precision!r}{suggest(config.precision, PRECISIONS)}"
         )
     before = open_checkpoint(config)
-    source = Path(str(config.checkpoint))
+    source = checkpoint_in(str(config.checkpoint))
     output = Path(config.output or source.with_suffix(f".{config.precision}"))
     if output.resolve() == source.resolve():
         raise UserError("output: this is the checkpoint itself; name another file")
