@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import importlib.util
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from jaxtyping import install_import_hook
+from jaxtyping import config, install_import_hook
 
 import tests.shapes
 
@@ -30,6 +31,14 @@ def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Token files and tokenizers of this session, for subprocesses too; threads likewise."""
     os.environ["CRYSTALLINE_CACHE_DIR"] = str(tmp_path_factory.mktemp("cache"))
     os.environ["OMP_NUM_THREADS"] = "1"
+
+
+@pytest.fixture
+def unchecked() -> Iterator[None]:
+    """Annotations are not executed, which takes half the time of a tiny model: for long loops."""
+    config.update("jaxtyping_disable", True)
+    yield
+    config.update("jaxtyping_disable", False)
 
 
 @pytest.fixture(scope="session")

@@ -29,6 +29,11 @@ MODELS = {
 }
 SMALL = ("model.d_model=16", "model.num_heads=2", "model.context_length=16")
 QUIET = ("logger=csv", "~callbacks.bucket_dump", "~callbacks.text_samples", "trainer=cpu")
+FSM = (  # 64 of the many sequences that are generated for evaluation
+    "data.eval_batch_size=64",
+    "trainer.limit_val_batches=1",
+    "trainer.limit_test_batches=1",
+)
 SHORT = (
     "trainer.max_steps=4",
     "trainer.log_every_n_steps=1",
@@ -83,7 +88,12 @@ def arguments(
 ) -> list[str]:
     """Of a tiny run; `more` comes last, so it wins."""
     source = {
-        "text": [f"data.path={corpus}", "tokenizer@data.tokenizer=bytes", "data.eval_batch_size=64"]
+        "text": [
+            f"data.path={corpus}",
+            "tokenizer@data.tokenizer=bytes",
+            "data.eval_batch_size=64",
+        ],
+        "fsm": FSM,
     }
     return [
         *MODELS[model],

@@ -6,10 +6,11 @@ import pytest
 
 from callbacks.machine_study import MachineStudy
 from crystalline.errors import UserError
-from tests.running import QUIET, SHORT, command, train
+from tests.running import FSM, QUIET, SHORT, command, train
 
 TINY = (
     "data=fsm",
+    *FSM,
     "data.batch_size=8",
     "model=crystalline",
     "model.num_layers=1",

@@ -1,6 +1,8 @@
 """Every file in `conf` composes and builds."""
 
 import re
+from copy import deepcopy
+from functools import cache
 from pathlib import Path
 
 import pytest
@@ -29,8 +31,14 @@ def options(group: str) -> list[str]:
     return [p.relative_to(folder).with_suffix("").as_posix() for p in chosen]
 
 
-def composed(*overrides: str, root: str = "config") -> DictConfig:
+@cache
+def _composed(root: str, *overrides: str) -> DictConfig:
     return composing.composed(*overrides, root=root, return_hydra_config=True)
+
+
+def composed(*overrides: str, root: str = "config") -> DictConfig:
+    """What many tests ask for is composed once."""
+    return deepcopy(_composed(root, *overrides))
 
 
 def model_of(config: DictConfig) -> LanguageModel:

@@ -20,8 +20,8 @@ def text_run(corpus, tmp_path_factory):
 
 @pytest.fixture(scope="module")
 def machine_run(corpus, tmp_path_factory):
-    more = ("model.context_length=127", "data.eval_batch_size=512")
-    return train(corpus, tmp_path_factory.mktemp("machine"), *more, data="fsm")
+    folder = tmp_path_factory.mktemp("machine")
+    return train(corpus, folder, "model.context_length=127", data="fsm")
 
 
 def intervene(run, *typed: str, do: str):

@@ -21,8 +21,15 @@ def stop(step: int, name: str = "SIGTERM") -> str:
     return f"+callbacks.stop={{_target_: tests.running.Stop, step: {step}, signal: {name}}}"
 
 
-@pytest.mark.parametrize("accumulate", [1, 2])
-@pytest.mark.parametrize("update", ["gradient", "ema"])
+@pytest.mark.parametrize(
+    ("update", "accumulate"),
+    [
+        ("gradient", 1),
+        ("ema", 2),
+        pytest.param("gradient", 2, marks=pytest.mark.slow),
+        pytest.param("ema", 1, marks=pytest.mark.slow),
+    ],
+)
 def test_six_rounds_and_six_more_are_twelve_bit_for_bit(corpus, tmp_path, update, accumulate):
     options = (
         *OPTIONS,

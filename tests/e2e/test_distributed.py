@@ -104,11 +104,11 @@ def test_the_source_mode_trains_although_its_upper_stages_get_no_gradient_and_st
     assert 3 < state["global_step"] < 200
 
 
-def test_an_error_in_the_processes_is_one_line(corpus, tmp_path):
-    typed = arguments(corpus, Path("run"), "trainer=ddp_cpu", "data.batch_size=5")
-    run = process("run", tmp_path, *typed)
+def test_an_error_in_the_processes_is_one_line(corpus, tmp_path, capfd):
+    run = train(corpus, tmp_path, "trainer=ddp_cpu", "data.batch_size=5")
     assert run.status == 1
+    said = capfd.readouterr().err
     line = "data.batch_size=5 cannot be shared by 2 processes; take a multiple of 2"
-    assert run.err.splitlines()[-1] == f"crystalline.run: {line}"
-    assert "Traceback" not in run.err
-    assert (tmp_path / "run" / "error.txt").read_text() == line + "\n"
+    assert said.splitlines()[-1] == f"crystalline.run: {line}"
+    assert "Traceback" not in said
+    assert (tmp_path / "error.txt").read_text() == line + "\n"

@@ -2,7 +2,7 @@
 
 import signal
 
-from tests.running import arguments, process, train
+from tests.running import arguments, process, resume, train
 
 OPTIONS = (
     "trainer.max_steps=12",
@@ -14,17 +14,21 @@ OPTIONS = (
 )
 
 
-def test_every_loss_after_a_kill_equals_that_of_an_unbroken_run(corpus, tmp_path):
+def test_every_loss_after_a_kill_equals_that_of_an_unbroken_run(
+    corpus, tmp_path, monkeypatch, capfd
+):
     whole = train(corpus, tmp_path / "whole", *OPTIONS)
     kill = "+callbacks.stop={_target_: tests.running.Stop, step: 10, signal: SIGKILL}"
     typed = arguments(corpus, tmp_path / "broken", *OPTIONS, kill)
     first = process("run", tmp_path, *typed)
     assert first.status == -signal.SIGKILL
     last = tmp_path / "broken" / "checkpoints" / "last.ckpt"
-    again = process("run", tmp_path, f"ckpt_path={last}", CRYSTALLINE_TEST_NO_STOP="1")
-    assert again.status == 0, again.err
-    assert "resuming at round 8" in again.err  # in the middle of an epoch; rounds 9, 10 come again
-    broken = type(whole)(0, tmp_path / "broken")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("CRYSTALLINE_TEST_NO_STOP", "1")
+    broken = resume(last)
+    said = capfd.readouterr().err
+    assert broken.status == 0, said
+    assert "resuming at round 8" in said  # in the middle of an epoch; rounds 9, 10 come again
     assert broken.losses() == whole.losses()
     assert broken.summary["test/loss"] == whole.summary["test/loss"]
     assert not (tmp_path / "outputs").exists()

@@ -77,8 +77,8 @@ class Shared(Block):
         super().__init__()
         self.owned = (owned,)  # in a tuple, so that it is not registered here
 
-    def forward(self, x: Tensor, *further: Any) -> Any:
-        return self.owned[0](x, *further)
+    def forward(self, *inputs: Any) -> Any:
+        return self.owned[0](*inputs)
 
     def init_cache(self, batch: int) -> Any:
         return self.owned[0].init_cache(batch)

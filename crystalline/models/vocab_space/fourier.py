@@ -14,6 +14,7 @@ from crystalline.models.vocab_space.blocks import (
     GAIN,
     Block,
     DecayMemory,
+    Shared,
     State,
     activation_named,
     linear,
@@ -50,47 +51,85 @@ def cosine_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab column
     return (math.pi * h * (2 * v[:, None] + 1) / (2 * vocab_size)).cos().float()
 
 
+class Basis(nn.Module):
+    """Phi, (V, columns): what words are told apart by. Called without arguments.
+
+    Blocks share one, which the model above them owns.
+
+    Args:
+        columns: Smooth ones, with zero mean and equal norms.
+        kind: Switch `basis`. "fourier": these columns. "random": orthogonal ones of the same norm,
+            drawn alike every time. "learned": Phi = columns + sqrt(V) D with D = 0 at the start; a
+            word's own coordinate in a first state is sqrt(V), too.
+        norm: Switch `basis_norm`, of the columns: "sqrt_v", some sqrt(V / 2), with which steps of
+            a memory in this basis let states grow by orders of magnitude, or "unit".
+    """
+
+    columns: Float[Tensor, "vocab columns"]
+
+    def __init__(
+        self,
+        columns: Float[Tensor, "vocab columns"],
+        kind: str = "fourier",
+        norm: str = "sqrt_v",
+    ) -> None:
+        super().__init__()
+        size = columns.norm(dim=0)
+        if kind == "random":
+            drawn = torch.randn(columns.shape, generator=torch.Generator().manual_seed(0))
+            columns = torch.linalg.qr(drawn).Q * size
+        columns = columns / size if norm == "unit" else columns
+        self.register_buffer("columns", columns, persistent=False)
+        self.change = nn.Parameter(torch.zeros_like(columns)) if kind == "learned" else None
+
+    @property
+    def width(self) -> int:
+        """Number of columns."""
+        return self.columns.shape[1]
+
+    def forward(self) -> Float[Tensor, "vocab columns"]:
+        if self.change is None:
+            return self.columns
+        return self.columns + math.sqrt(len(self.columns)) * self.change
+
+
 class Reader(nn.Module):
     """Channels of a state, (..., V) to (..., C), by coefficients R in a basis Phi of the words.
 
     Args:
-        basis: Phi, (V, columns); not saved.
+        basis: Phi.
         channels: C.
         read: Switch `fourier_read`: "softmax" takes averages over the vocabulary with weights
             softmax(Phi R^T), nearly blind at the start; "linear" the map x Phi R^T.
     """
 
-    basis: Float[Tensor, "vocab columns"]
-
-    def __init__(self, basis: Float[Tensor, "vocab columns"], channels: int, read: str) -> None:
+    def __init__(self, basis: Basis, channels: int, read: str) -> None:
         super().__init__()
-        self.register_buffer("basis", basis, persistent=False)
-        self.weight = normal(channels, basis.shape[1])
+        self.basis = Shared(basis)
+        self.weight = normal(channels, basis.width)
         self.read = read
 
     def forward(self, x: State) -> Float[Tensor, "batch pos channels"]:
         if self.read == "linear":
-            return (x @ self.basis) @ self.weight.T
-        return x @ (self.basis @ self.weight.T).softmax(0)
+            return (x @ self.basis()) @ self.weight.T
+        return x @ (self.basis() @ self.weight.T).softmax(0)
 
 
 class Writer(nn.Module):
     """A state of channels, (..., C) to (..., V): h W Phi^T.
 
     Args:
-        basis: Phi, (V, columns); not saved.
+        basis: Phi.
         channels: C.
     """
 
-    basis: Float[Tensor, "vocab columns"]
-
-    def __init__(self, basis: Float[Tensor, "vocab columns"], channels: int) -> None:
+    def __init__(self, basis: Basis, channels: int) -> None:
         super().__init__()
-        self.register_buffer("basis", basis, persistent=False)
-        self.weight = normal(channels, basis.shape[1])
+        self.basis = Shared(basis)
+        self.weight = normal(channels, basis.width)
 
     def forward(self, h: Float[Tensor, "batch pos channels"]) -> State:
-        return (h @ self.weight) @ self.basis.T
+        return (h @ self.weight) @ self.basis().T
 
 
 class FourierOp(Block):
@@ -106,7 +145,7 @@ class FourierOp(Block):
 
     def __init__(
         self,
-        basis: Float[Tensor, "vocab columns"],
+        basis: Basis,
         channels: int,
         read: str,
         activation: str = "gelu",
@@ -140,7 +179,7 @@ class FourierMemory(DecayMemory):
     """`DecayMemory` through maps in a basis: q, k and u from x Phi, and what is read by a `Writer`.
 
     Args:
-        basis: Phi, (V, columns); not saved.
+        basis: Phi.
         channels: C, the width of queries, keys and values.
         scale: Switch `score_scale`.
         decay_logit: At the start; several: one a head.
@@ -148,11 +187,9 @@ class FourierMemory(DecayMemory):
         keys: The same.
     """
 
-    basis: Float[Tensor, "vocab columns"]
-
     def __init__(
         self,
-        basis: Float[Tensor, "vocab columns"],
+        basis: Basis,
         channels: int,
         scale: str,
         decay_logit: float | Sequence[float] = 3.0,
@@ -160,13 +197,13 @@ class FourierMemory(DecayMemory):
         keys: nn.Module | None = None,
     ) -> None:
         def new() -> nn.Module:
-            return linear(basis.shape[1], channels)
+            return linear(basis.width, channels)
 
         super().__init__(
             queries or new(), keys or new(), new(), Writer(basis, channels),
             d_key=channels, d_value=channels, scale=scale, decay_logit=decay_logit,
         )  # fmt: skip
-        self.register_buffer("basis", basis, persistent=False)
+        self.basis = Shared(basis)
 
     def project(self, x: State) -> tuple[Tensor, Tensor, Tensor]:
-        return super().project(x @ self.basis)
+        return super().project(x @ self.basis())

@@ -29,6 +29,10 @@ SWITCHES = {
     "score_scale": Switch("none", "inv_dim", ("none", "inv_dim", "cosine", "normalized")),
     # How Fourier channels read: by averages over the vocabulary, or by linear maps.
     "fourier_read": Switch("softmax", "linear", ("softmax", "linear")),
+    # What Fourier maps tell words apart by: columns that are smooth in a word's id, drawn ones, or
+    # smooth ones that learn; and how long columns are where memories run in them.
+    "basis": Switch("fourier", "learned", ("fourier", "random", "learned")),
+    "basis_norm": Switch("sqrt_v", "unit", ("sqrt_v", "unit")),
     "state_dtype": Switch("bf16", "fp32", ("bf16", "fp32")),
     # How operations are chosen: mixed by a softmax, drawn with Gumbel noise (soft, or hard with a
     # straight-through gradient), and whether evaluation draws too.
@@ -39,8 +43,11 @@ SWITCHES = {
     # v14: a gate for all taps of the convolution or one a tap; decay by key or a running product.
     "tap_gate": Switch("scalar", "per_tap", ("scalar", "per_tap")),
     "key_decay": Switch("per_key", "cumulative", ("per_key", "cumulative")),
-    # v15: what the write gate's entropy is of; the gradient of what the top-k sets to zero.
+    # v15: what the write gate's entropy is of; what the top-k keeps the largest of, whether its k
+    # falls while training, and the gradient of what it sets to zero.
     "write_gate": Switch("raw_state", "head", ("raw_state", "head")),
+    "top_k_by": Switch("magnitude", "score", ("magnitude", "score")),
+    "thinning": Switch("at_once", "gradual", ("at_once", "gradual")),
     "top_k_gradient": Switch("masked", "straight_through", ("masked", "straight_through")),
     # v16: weights of the columns; what inhibits them, and when.
     "vote": Switch("static", "per_position", ("static", "per_position")),

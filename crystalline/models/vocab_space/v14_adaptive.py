@@ -22,7 +22,7 @@ from crystalline.models.vocab_space.blocks import (
     linear,
     rms,
 )
-from crystalline.models.vocab_space.fourier import FourierOp, cosine_basis
+from crystalline.models.vocab_space.fourier import Basis, FourierOp, cosine_basis
 from crystalline.models.vocab_space.model import VocabSpace
 from crystalline.models.vocab_space.readable import Readable, WordMap, prefixed
 from crystalline.models.vocab_space.slices import Slice, slice_pairs
@@ -177,6 +177,7 @@ class Adaptive(VocabSpace):
         activation: gelu, relu, relu2 or silu.
         mode: "faithful" or "repaired".
         fourier_read: Switch; None: as the mode says, here and below.
+        basis: Switch.
         score_scale: Switch; as published, 1 / sqrt(k).
         tap_gate: Switch.
         key_decay: Switch.
@@ -200,6 +201,7 @@ class Adaptive(VocabSpace):
         activation: str = "gelu",
         mode: str = "repaired",
         fourier_read: str | None = None,
+        basis: str | None = None,
         score_scale: str | None = None,
         tap_gate: str | None = None,
         key_decay: str | None = None,
@@ -210,18 +212,19 @@ class Adaptive(VocabSpace):
         if kernel < 1:
             raise ValueError(f"model.kernel must be at least 1, got {kernel}")
         switches = resolve(
-            mode, fourier_read=fourier_read, score_scale=score_scale, tap_gate=tap_gate,
-            key_decay=key_decay, addressing=addressing,
+            mode, fourier_read=fourier_read, basis=basis, score_scale=score_scale,
+            tap_gate=tap_gate, key_decay=key_decay, addressing=addressing,
         )  # fmt: skip
-        basis = cosine_basis(vocab_size, harmonics)
+        phi = Basis(cosine_basis(vocab_size, harmonics), switches.basis)
         pairs = slice_pairs(vocab_size, num_steps, slice_width, switches.addressing, slice_seed)
         steps = [
             AdaptiveStep(
                 GatedTaps(vocab_size, kernel, switches.tap_gate),
                 SelectiveMemory(slice_width, switches.score_scale, switches.key_decay),
-                FourierOp(basis, channels, switches.fourier_read, activation),
+                FourierOp(phi, channels, switches.fourier_read, activation),
                 *pair,
             )
             for pair in pairs
         ]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
+        self.basis = phi

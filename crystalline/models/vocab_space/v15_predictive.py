@@ -18,22 +18,41 @@ from crystalline.models.vocab_space.switches import resolve
 
 
 class GatedStep(Readable):
-    """A slice block whose writes are scaled by an entropy; then the largest |x| alone are kept.
+    """A slice block whose writes are scaled by an entropy; then the largest words alone are kept.
 
     Args:
         block: Reads and writes.
         top_states: Words that are kept at a position.
         floor: Least factor of the writes.
+        by: Switch `top_k_by`.
+        gradual: Whether more are kept until a half of training is done; see `begin_round`.
         straight_through: Whether words that are not kept pass their gradient on.
     """
 
     def __init__(
-        self, block: SliceBlock, top_states: int, floor: float, straight_through: bool
+        self,
+        block: SliceBlock,
+        top_states: int,
+        floor: float,
+        by: str,
+        gradual: bool,
+        straight_through: bool,
     ) -> None:
         super().__init__()
         self.block = block
-        self.top_states, self.floor = top_states, floor
+        self.top_states, self.floor, self.by = top_states, floor, by
         self.straight_through = straight_through
+        if gradual:  # a tensor: recorded rounds follow it, and a checkpoint holds it
+            self.register_buffer("limit", torch.tensor(top_states))
+        else:
+            self.limit = None
+
+    def begin_round(self, progress: float, vocab_size: int) -> None:
+        """Keep V^(1 - s) top_states^s words, s going from 0 to 1 in the first half of training."""
+        if self.limit is not None:
+            share = min(1.0, 2 * progress)
+            kept = vocab_size ** (1 - share) * self.top_states**share
+            self.limit.fill_(max(self.top_states, round(kept)))
 
     def forward(
         self, x: State, cache: Fading | None, scores: Float[Tensor, "batch pos vocab"]
@@ -47,9 +66,17 @@ class GatedStep(Readable):
         """
         factor = relative_entropy(scores.detach()).clamp(min=self.floor)
         x = self.block.writes.add(x, factor[..., None] * self.block.update(x, cache))
-        largest = x.detach().abs().topk(self.top_states, dim=-1).indices
-        kept = x * torch.zeros_like(x).scatter(-1, largest, 1.0)
+        rank = x.detach().abs() if self.by == "magnitude" else x.detach()
+        kept = x * self._largest(rank)
         return x + (kept - x).detach() if self.straight_through else kept
+
+    def _largest(self, rank: State) -> State:
+        """1 where a word is kept, else 0; gradual limits keep words of equal rank together."""
+        if self.limit is None:
+            largest = rank.topk(self.top_states, dim=-1).indices
+            return torch.zeros_like(rank).scatter(-1, largest, 1.0)
+        ordered = rank.sort(dim=-1, descending=True).values
+        return (rank >= ordered.index_select(-1, self.limit.view(1) - 1)).to(rank.dtype)
 
     def init_cache(self, batch: int) -> Fading:
         return self.block.init_cache(batch)
@@ -68,7 +95,9 @@ class Predictive(VocabSpace):
     """Steps of v12 one by one, gated and thinned out, every state of which should predict.
 
     As published the gate looks at the raw state, whose one-hot of size sqrt(V) leaves no doubt:
-    nothing is written and nothing learned. Repaired, it looks at what the head would say.
+    nothing is written and nothing learned. Repaired, it looks at what the head would say, and the
+    words kept are those that are likely (by magnitude, those that are surely wrong take half of the
+    places), and all words at first: from states that are thin from the start little is learned.
 
     The loss "inner" is the cross-entropy of every state, read by the head, in place i of N with
     weight auxiliary_decay**(N - 1 - i); the last state is among them. A forward pass is not given
@@ -90,6 +119,8 @@ class Predictive(VocabSpace):
         score_scale: Switch; as published, 1 / sqrt(k). None: as the mode says, as for the rest.
         addressing: Switch.
         write_gate: Switch.
+        top_k_by: Switch.
+        thinning: Switch.
         top_k_gradient: Switch.
         slice_seed: Of permuted addresses.
         options: Of `VocabSpace`.
@@ -114,6 +145,8 @@ class Predictive(VocabSpace):
         score_scale: str | None = None,
         addressing: str | None = None,
         write_gate: str | None = None,
+        top_k_by: str | None = None,
+        thinning: str | None = None,
         top_k_gradient: str | None = None,
         slice_seed: int = 0,
         **options: Any,
@@ -125,6 +158,8 @@ class Predictive(VocabSpace):
             score_scale=score_scale,
             addressing=addressing,
             write_gate=write_gate,
+            top_k_by=top_k_by,
+            thinning=thinning,
             top_k_gradient=top_k_gradient,
         )
         floor = write_floor if switches.write_gate == "head" else 0.0
@@ -134,10 +169,17 @@ class Predictive(VocabSpace):
             mlp = SliceMLP(slice_width, inner_multiple, activation)
             block = SliceBlock(reads, writes, mlp, switches.score_scale)
             through = switches.top_k_gradient == "straight_through"
-            steps.append(GatedStep(block, top_states, floor, through))
+            gradual = switches.thinning == "gradual"
+            steps.append(GatedStep(block, top_states, floor, switches.top_k_by, gradual, through))
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
         self.write_gate = switches.write_gate
         self.auxiliary_weight, self.auxiliary_decay = auxiliary_weight, auxiliary_decay
+
+    def begin_round(self, progress: float) -> None:
+        super().begin_round(progress)
+        for step in self.steps:
+            if isinstance(step, GatedStep):
+                step.begin_round(progress, self.vocab_size)
 
     def run(self, x: State, trace: Trace, cache: VocabCache | None) -> State:
         for number, step in enumerate(self.steps):

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from crystalline.layers.attention import KeyValueCache, attend
 from crystalline.layers.rotary import Rotary
 from crystalline.models.vocab_space.blocks import Block, Residual, Shared, State, Step, rms
-from crystalline.models.vocab_space.fourier import FourierOp, fourier_basis
+from crystalline.models.vocab_space.fourier import Basis, FourierOp, fourier_basis
 from crystalline.models.vocab_space.model import VocabSpace
 from crystalline.models.vocab_space.readable import WordMap, matrix_of
 from crystalline.models.vocab_space.switches import resolve
@@ -122,6 +122,7 @@ class Attention(VocabSpace):
         activation: gelu, relu, relu2 or silu.
         mode: "faithful" or "repaired".
         fourier_read: Switch; None: as the mode says.
+        basis: Switch.
         options: Of `VocabSpace`.
     """
 
@@ -139,18 +140,19 @@ class Attention(VocabSpace):
         activation: str = "gelu",
         mode: str = "repaired",
         fourier_read: str | None = None,
+        basis: str | None = None,
         **options: Any,
     ) -> None:
-        read = resolve(mode, fourier_read=fourier_read).fourier_read
-        basis = fourier_basis(vocab_size, harmonics)
+        switches = resolve(mode, fourier_read=fourier_read, basis=basis)
+        phi = Basis(fourier_basis(vocab_size, harmonics), switches.basis)
         attention = GroupedQueryAttention(
             vocab_size, context_length, num_heads, num_kv_heads, rope_base, query_gain
         )
 
         def step() -> Step:
-            within = FourierOp(basis, channels, read, activation)
+            within = FourierOp(phi, channels, switches.fourier_read, activation)
             return Step(Residual(Shared(attention), vocab_size), Residual(within, vocab_size))
 
         steps = [step() for _ in range(num_steps)]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
-        self.attention = attention
+        self.attention, self.basis = attention, phi

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from crystalline.layers.convolution import DepthwiseConvolution
 from crystalline.models.vocab_space.blocks import STD, Block, Residual, State, Step
-from crystalline.models.vocab_space.fourier import FourierOp, fourier_basis
+from crystalline.models.vocab_space.fourier import Basis, FourierOp, fourier_basis
 from crystalline.models.vocab_space.model import VocabSpace
 from crystalline.models.vocab_space.readable import WordMap, diagonal_map
 from crystalline.models.vocab_space.switches import resolve
@@ -66,6 +66,7 @@ class Conv(VocabSpace):
         activation: gelu, relu, relu2 or silu.
         mode: "faithful" or "repaired".
         fourier_read: Switch; None: as the mode says.
+        basis: Switch.
         options: Of `VocabSpace`.
 
     Raises:
@@ -83,18 +84,20 @@ class Conv(VocabSpace):
         activation: str = "gelu",
         mode: str = "repaired",
         fourier_read: str | None = None,
+        basis: str | None = None,
         **options: Any,
     ) -> None:
         if kernel < 1:
             raise ValueError(f"model.kernel must be at least 1, got {kernel}")
-        read = resolve(mode, fourier_read=fourier_read).fourier_read
-        basis = fourier_basis(vocab_size, harmonics)
+        switches = resolve(mode, fourier_read=fourier_read, basis=basis)
+        phi = Basis(fourier_basis(vocab_size, harmonics), switches.basis)
 
         def step() -> Step:
-            within = FourierOp(basis, channels, read, activation)
+            within = FourierOp(phi, channels, switches.fourier_read, activation)
             return Step(
                 Residual(Taps(vocab_size, kernel), vocab_size), Residual(within, vocab_size)
             )
 
         steps = [step() for _ in range(num_steps)]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
+        self.basis = phi

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from crystalline.layers.parts import Parts
 from crystalline.models.vocab_space.blocks import Shared, State, linear, normal, rms
 from crystalline.models.vocab_space.fourier import (
+    Basis,
     FourierMemory,
     FourierOp,
     fourier_basis,
@@ -104,6 +105,8 @@ class Golf(VocabSpace):
         activation: gelu, relu, relu2 or silu.
         mode: "faithful" or "repaired".
         fourier_read: Switch; None: as the mode says.
+        basis: Switch.
+        basis_norm: Switch.
         options: Of `VocabSpace`.
 
     Raises:
@@ -123,6 +126,8 @@ class Golf(VocabSpace):
         activation: str = "gelu",
         mode: str = "repaired",
         fourier_read: str | None = None,
+        basis: str | None = None,
+        basis_norm: str | None = None,
         **options: Any,
     ) -> None:
         if channels % num_heads:
@@ -131,22 +136,24 @@ class Golf(VocabSpace):
             raise ValueError(
                 f"model.unique_steps must lie in [1, num_steps={num_steps}], got {unique_steps}"
             )
-        read = resolve(mode, fourier_read=fourier_read).fourier_read
-        basis = fourier_basis(vocab_size, harmonics)
+        switches = resolve(mode, fourier_read=fourier_read, basis=basis, basis_norm=basis_norm)
+        phi = Basis(fourier_basis(vocab_size, harmonics), switches.basis, switches.basis_norm)
         queries, keys = linear(2 * harmonics, channels), linear(2 * harmonics, channels)
         decays = torch.linspace(1, 5, num_heads, device="cpu").tolist()
 
         def step() -> SharedStep:
             memory = FourierMemory(
-                basis, channels, "cosine", decays, queries=Shared(queries), keys=Shared(keys)
+                phi, channels, "cosine", decays, queries=Shared(queries), keys=Shared(keys)
             )
             mix = DiagonalLowRank(channels, rank)
-            return SharedStep(memory, FourierOp(basis, channels, read, activation, mix))
+            return SharedStep(
+                memory, FourierOp(phi, channels, switches.fourier_read, activation, mix)
+            )
 
         steps = [step() for _ in range(unique_steps)]
         passes = [steps[number * unique_steps // num_steps] for number in range(num_steps)]
         super().__init__(vocab_size, context_length, passes, mode=mode, **options)
-        self.queries, self.keys = queries, keys
+        self.queries, self.keys, self.basis = queries, keys, phi
         self.calls: Parts[Call] = Parts(Call(num_heads) for _ in passes)
 
     def run(self, x: State, trace: Trace, cache: VocabCache | None) -> State:

@@ -20,13 +20,14 @@ from crystalline.models.vocab_space.blocks import (
     Block,
     DecayMemory,
     Residual,
+    Shared,
     State,
     Step,
     activation_named,
     linear,
     normal,
 )
-from crystalline.models.vocab_space.fourier import fourier_basis
+from crystalline.models.vocab_space.fourier import Basis, fourier_basis
 from crystalline.models.vocab_space.model import VocabSpace
 from crystalline.models.vocab_space.readable import WordMap, matrix_of
 from crystalline.models.vocab_space.switches import resolve
@@ -39,24 +40,28 @@ class Spectrum(nn.Module):
     """Harmonics 1..F of a state, and the state that has given ones and no others; in fp32.
 
     Args:
-        vocab_size: V.
-        harmonics: F, below V / 2.
+        basis: Phi: cosines, then negative sines. Blocks share one.
     """
 
-    basis: Float[Tensor, "vocab columns"]
-
-    def __init__(self, vocab_size: int, harmonics: int) -> None:
+    def __init__(self, basis: Basis) -> None:
         super().__init__()
-        cosines, sines = fourier_basis(vocab_size, harmonics).unflatten(1, (-1, 2)).unbind(-1)
-        self.register_buffer("basis", torch.cat([cosines, -sines], 1), persistent=False)
+        self.basis = Shared(basis)
+        self.width = basis.width
 
     def analyse(self, x: State) -> Harmonics:
         with torch.autocast(x.device.type, enabled=False):
-            return x.float() @ self.basis
+            return x.float() @ self.basis()
 
     def synthesise(self, spectrum: Harmonics) -> State:
         with torch.autocast(spectrum.device.type, enabled=False):
-            return (spectrum.float() * (2 / len(self.basis))) @ self.basis.T
+            phi = self.basis()
+            return (spectrum.float() * (2 / len(phi))) @ phi.T
+
+
+def spectral_basis(vocab_size: int, harmonics: int) -> Float[Tensor, "vocab columns"]:
+    """cos(2 pi h v / V) of word v in column h - 1, -sin of the same F columns further; fp32."""
+    cosines, sines = fourier_basis(vocab_size, harmonics).unflatten(1, (-1, 2)).unbind(-1)
+    return torch.cat([cosines, -sines], 1)
 
 
 class Synthesis(nn.Module):
@@ -70,7 +75,7 @@ class Synthesis(nn.Module):
     def __init__(self, spectrum: Spectrum, channels: int) -> None:
         super().__init__()
         self.spectrum = spectrum
-        self.map = linear(channels, spectrum.basis.shape[1])
+        self.map = linear(channels, spectrum.width)
 
     def forward(self, h: Float[Tensor, "batch pos channels"]) -> State:
         return self.spectrum.synthesise(self.map(h))
@@ -80,13 +85,13 @@ class SpectralMemory(DecayMemory):
     """`DecayMemory` through maps of a spectrum: analysed once, and synthesised from what is read.
 
     Args:
-        spectrum: Of the states; has no parameters, so all blocks may use one.
+        spectrum: Of the states.
         channels: C, the width of queries, keys and values.
         scale: Switch `score_scale`.
     """
 
     def __init__(self, spectrum: Spectrum, channels: int, scale: str) -> None:
-        columns = spectrum.basis.shape[1]
+        columns = spectrum.width
         queries, keys, values = (linear(columns, channels) for _ in range(3))
         super().__init__(
             queries, keys, values, Synthesis(spectrum, channels),
@@ -109,7 +114,7 @@ class SpectralOp(Block):
 
     def __init__(self, spectrum: Spectrum, channels: int, activation: str) -> None:
         super().__init__()
-        columns = spectrum.basis.shape[1]
+        columns = spectrum.width
         self.spectrum = spectrum
         self.read = normal(columns, channels)
         self.mix = normal(channels, channels)
@@ -142,6 +147,7 @@ class Gauss(VocabSpace):
         activation: gelu, relu, relu2 or silu.
         mode: "faithful" or "repaired".
         score_scale: Switch; None: as the mode says.
+        basis: Switch.
         options: Of `VocabSpace`.
     """
 
@@ -155,14 +161,17 @@ class Gauss(VocabSpace):
         activation: str = "gelu",
         mode: str = "repaired",
         score_scale: str | None = None,
+        basis: str | None = None,
         **options: Any,
     ) -> None:
-        scale = resolve(mode, score_scale=score_scale).score_scale
-        spectrum = Spectrum(vocab_size, harmonics)
+        switches = resolve(mode, score_scale=score_scale, basis=basis)
+        phi = Basis(spectral_basis(vocab_size, harmonics), switches.basis)
+        spectrum = Spectrum(phi)
 
         def step() -> Step:
-            memory = SpectralMemory(spectrum, channels, scale)
+            memory = SpectralMemory(spectrum, channels, switches.score_scale)
             return Step(Residual(memory), Residual(SpectralOp(spectrum, channels, activation)))
 
         steps = [step() for _ in range(num_steps)]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
+        self.basis = phi

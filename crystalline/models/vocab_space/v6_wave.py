@@ -6,17 +6,21 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from crystalline.layers.parts import Parts
 from crystalline.models.vocab_space.blocks import Added, Block, DecayMemory, State, Step, linear
-from crystalline.models.vocab_space.fourier import FourierOp, Reader, Writer, fourier_basis
+from crystalline.models.vocab_space.fourier import (
+    Basis,
+    FourierOp,
+    Reader,
+    Writer,
+    fourier_basis,
+)
 from crystalline.models.vocab_space.model import VocabSpace
 from crystalline.models.vocab_space.readable import WordMap, prefixed
 from crystalline.models.vocab_space.switches import resolve
 
-Basis = Float[Tensor, "vocab _"]
 SLOW, FAST = 4.0, 2.0
 """Decay logits of the two memories at the start."""
 
@@ -100,6 +104,8 @@ class Wave(VocabSpace):
         mode: "faithful" or "repaired".
         score_scale: Switch; see `switches.SWITCHES`, as for the next one. None: as the mode says.
         fourier_read: Switch.
+        basis: Switch.
+        basis_norm: Switch.
         options: Of `VocabSpace`.
 
     Raises:
@@ -117,14 +123,22 @@ class Wave(VocabSpace):
         mode: str = "repaired",
         score_scale: str | None = None,
         fourier_read: str | None = None,
+        basis: str | None = None,
+        basis_norm: str | None = None,
         **options: Any,
     ) -> None:
         if len(bands) != 3 or min(bands) < 1:
             raise ValueError(f"model.bands must be three numbers above 0, got {list(bands)}")
-        switches = resolve(mode, score_scale=score_scale, fourier_read=fourier_read)
+        switches = resolve(
+            mode,
+            score_scale=score_scale,
+            fourier_read=fourier_read,
+            basis=basis,
+            basis_norm=basis_norm,
+        )
         scale, read = switches.score_scale, switches.fourier_read
-        basis = fourier_basis(vocab_size, sum(bands))
-        bases = [part.contiguous() for part in basis.split([2 * band for band in bands], 1)]
+        columns = fourier_basis(vocab_size, sum(bands)).split([2 * band for band in bands], 1)
+        bases = [Basis(band.contiguous(), switches.basis, switches.basis_norm) for band in columns]
 
         def step() -> Step:
             across = TwoMemories(bases[0], bases[2], channels, read, scale)
@@ -132,3 +146,4 @@ class Wave(VocabSpace):
 
         steps = [step() for _ in range(num_steps)]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
+        self.bases: Parts[Basis] = Parts(bases)

@@ -7,11 +7,11 @@ from itertools import cycle, islice
 from typing import Any
 
 import torch
-from jaxtyping import Float
-from torch import Tensor, nn
+from torch import nn
 
 from crystalline.models.vocab_space.blocks import GAIN, Block, Residual, Shared, State, Step
 from crystalline.models.vocab_space.fourier import (
+    Basis,
     FourierMemory,
     Reader,
     Writer,
@@ -39,7 +39,7 @@ class Instruction(Block):
 
     def __init__(
         self,
-        basis: Float[Tensor, "vocab columns"],
+        basis: Basis,
         channels: int,
         read: str,
         bank: OpBank,
@@ -78,6 +78,8 @@ class Lgp(VocabSpace):
         mode: "faithful" or "repaired".
         score_scale: Switch; see `switches.SWITCHES`, as for the next ones. None: as the mode says.
         fourier_read: Switch, of instructions; the memories' reads are always linear.
+        basis: Switch.
+        basis_norm: Switch.
         selection: Switch.
         sampled_evaluation: Switch.
         operand_scale: Switch: "unit" brings each operation's result to root mean square 1.
@@ -99,6 +101,8 @@ class Lgp(VocabSpace):
         mode: str = "repaired",
         score_scale: str | None = None,
         fourier_read: str | None = None,
+        basis: str | None = None,
+        basis_norm: str | None = None,
         selection: str | None = None,
         sampled_evaluation: str | None = None,
         operand_scale: str | None = None,
@@ -110,20 +114,22 @@ class Lgp(VocabSpace):
             mode,
             score_scale=score_scale,
             fourier_read=fourier_read,
+            basis=basis,
+            basis_norm=basis_norm,
             selection=selection,
             sampled_evaluation=sampled_evaluation,
             operand_scale=operand_scale,
         )
-        basis = fourier_basis(vocab_size, harmonics)
+        phi = Basis(fourier_basis(vocab_size, harmonics), switches.basis, switches.basis_norm)
         names = list(islice(cycle(OPERATIONS), num_ops))
         bank = OpBank(names, channels, bias=True, unit=switches.operand_scale == "unit")
 
         def step() -> Step:
             selector = Selector(switches.selection, switches.sampled_evaluation, temperature)
-            instruction = Instruction(basis, channels, switches.fourier_read, bank, selector)
-            memory = FourierMemory(basis, channels, switches.score_scale)
+            instruction = Instruction(phi, channels, switches.fourier_read, bank, selector)
+            memory = FourierMemory(phi, channels, switches.score_scale)
             return Step(Residual(memory), Residual(instruction))
 
         steps = [step() for _ in range(num_steps)]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
-        self.bank = bank
+        self.bank, self.basis = bank, phi

@@ -40,6 +40,7 @@ def test_log_odds_by_hand_and_finite_at_the_ends():
     assert Mentions(7, 9).log_odds_ratio(Mentions(7, 9)) == 0
 
 
+@pytest.mark.usefixtures("unchecked")
 def test_continuations_end_at_the_stop_token_and_repeat_with_the_seed():
     model = build("ziggurat_2")
     prompts = [[0, 4, 5], [0]]

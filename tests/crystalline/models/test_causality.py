@@ -9,39 +9,46 @@ from torch.nn.functional import cross_entropy
 from tests.model_zoo import MODELS, build
 
 FULL = 40
+LEARNING = {  # one for each way to learn; the other models by hand
+    "transformer", "ziggurat_2", "ziggurat_source", "ziggurat_ema", "crystalline",
+    "crystalline_soft", "codebook_features",
+}  # fmt: skip
 
 
+def perturbed(length: int, where: torch.Tensor) -> torch.Tensor:
+    """A text in row 0; in row i + 1, the text with other tokens where `where[i]` says so."""
+    generator = torch.Generator().manual_seed(length)
+    tokens = torch.randint(0, 30, (length,), generator=generator).repeat(len(where) + 1, 1)
+    tokens[1:] += 7 * where
+    return tokens % 30
+
+
+@pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", MODELS)
 def test_future_tokens_leave_past_logits_unchanged(name):  # T2
     model = build(name).eval()
-    generator = torch.Generator().manual_seed(0)
     for length in range(1, FULL + 1):
-        tokens = torch.randint(0, 30, (1, length), generator=generator)
+        firsts = sorted({0, length // 2, length - 1})  # of every place: the next test
+        later = torch.ones(length, length, dtype=torch.bool).triu()[firsts]
         with torch.no_grad():
-            before = model(tokens).logits
-            for changed in {0, length // 2, length - 1}:
-                other = tokens.clone()
-                other[:, changed:] = (other[:, changed:] + 7) % 30
-                after = model(other).logits
-                assert torch.equal(after[:, :changed], before[:, :changed]), (length, changed)
-                if changed < length:
-                    assert not torch.equal(after[:, changed:], before[:, changed:])
+            text, *others = model(perturbed(length, later)).logits
+        for first, other in zip(firsts, others, strict=True):
+            assert torch.equal(other[:first], text[:first]), (length, first)
+            assert not torch.equal(other[first:], text[first:]), (length, first)
 
 
 @pytest.mark.parametrize("name", MODELS)
 def test_every_single_token_of_a_full_window_is_causal(name):
     model = build(name).eval()
-    tokens = torch.randint(0, 30, (1, FULL), generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        before = model(tokens, codes=True)
-        for changed in range(FULL):
-            other = tokens.clone()
-            other[:, changed] = (other[:, changed] + 3) % 30
-            after = model(other, codes=True)
-            assert torch.equal(after.logits[:, :changed], before.logits[:, :changed])
-            for site, codes in before.codes.items():  # codes are causal as well
-                seen = codes.last_tokens()[0] < changed
-                assert torch.equal(after.codes[site].indices[0, seen], codes.indices[0, seen])
+        output = model(perturbed(FULL, torch.eye(FULL, dtype=torch.bool)), codes=True)
+    for changed in range(FULL):
+        text, other = output.logits[0], output.logits[changed + 1]
+        assert torch.equal(other[:changed], text[:changed])
+        assert not torch.equal(other[changed:], text[changed:])
+        for codes in output.codes.values():  # codes are causal as well
+            seen = codes.last_tokens()[0] < changed
+            assert torch.equal(codes.indices[changed + 1, seen], codes.indices[0, seen])
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -56,7 +63,11 @@ def test_steps_of_any_size_repeat_the_forward_pass(name):
     torch.testing.assert_close(torch.cat(parts, 1), full, atol=1e-5, rtol=1e-4)
 
 
-@pytest.mark.parametrize("name", MODELS)
+@pytest.mark.usefixtures("unchecked")
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=() if n in LEARNING else pytest.mark.slow) for n in MODELS],
+)
 def test_one_batch_can_be_learned(name):
     model = build(name)
     tokens = torch.randint(0, 30, (2, 13), generator=torch.Generator().manual_seed(3))
@@ -66,12 +77,14 @@ def test_one_batch_can_be_learned(name):
     for _ in range(150):
         output = model(tokens[:, :-1])
         loss = cross_entropy(output.logits.flatten(0, 1), tokens[:, 1:].flatten())
+        losses.append(loss.item())
+        if losses[-1] < 1.5:
+            break
         optimizer.zero_grad()
         (loss + sum(weights[n] * v for n, v in output.losses.items())).backward()
         optimizer.step()
-        losses.append(loss.item())
     assert losses[0] > 3.0, "chance is ln 30 = 3.4 nats"
-    assert min(losses) < 1.5
+    assert losses[-1] < 1.5
 
 
 @pytest.mark.parametrize("name", MODELS)

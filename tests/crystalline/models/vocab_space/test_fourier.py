@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from crystalline.models.vocab_space.fourier import (
+    Basis,
     FourierOp,
     Reader,
     Writer,
@@ -23,9 +24,23 @@ def test_bases_are_orthogonal_and_leave_the_mean_out():
         torch.testing.assert_close(each.mean(0), torch.zeros(each.shape[1]), atol=1e-5, rtol=0)
 
 
+def test_a_learned_basis_starts_smooth_and_a_drawn_one_is_orthogonal_and_no_surprise():
+    columns = fourier_basis(64, 5)
+    learned, drawn = Basis(columns, "learned"), Basis(columns, "random")
+    assert torch.equal(learned(), Basis(columns)())
+    learned()[3, 2].backward()
+    assert learned.change.grad.count_nonzero() == 1
+    assert learned.change.grad[3, 2] == 8  # sqrt(V)
+    assert torch.equal(drawn(), Basis(columns, "random")())
+    torch.testing.assert_close(drawn().T @ drawn(), 32 * torch.eye(10), atol=1e-4, rtol=0)
+    assert not list(drawn.parameters())
+    unit = Basis(columns, norm="unit")()
+    torch.testing.assert_close(unit.T @ unit, torch.eye(10), atol=1e-5, rtol=0)
+
+
 def test_a_softmax_read_is_an_average_and_starts_nearly_blind():
     torch.manual_seed(0)
-    reader = Reader(fourier_basis(1024, 16), 8, "softmax")
+    reader = Reader(Basis(fourier_basis(1024, 16)), 8, "softmax")
     constant = torch.full((1, 1, 1024), 3.0)
     torch.testing.assert_close(reader(constant), torch.full((1, 1, 8), 3.0))
     one_hot = torch.zeros(1, 1, 1024)
@@ -37,7 +52,7 @@ def test_a_softmax_read_is_an_average_and_starts_nearly_blind():
 def test_the_operation_is_what_its_formula_says(read):
     torch.manual_seed(0)
     basis = fourier_basis(24, 3)
-    op = FourierOp(basis, 7, read, "relu2").double()
+    op = FourierOp(Basis(basis).double(), 7, read, "relu2").double()
     x = torch.randn(2, 3, 24, dtype=torch.float64)
     basis = basis.double()
     weights = basis @ op.reader.weight.T
@@ -47,10 +62,10 @@ def test_the_operation_is_what_its_formula_says(read):
 
 
 def test_a_writer_writes_in_the_basis_alone():
-    writer = Writer(fourier_basis(24, 3), 5)
+    writer = Writer(Basis(fourier_basis(24, 3)), 5)
     mean = writer(torch.randn(2, 3, 5)).mean(-1)
     torch.testing.assert_close(mean, torch.zeros(2, 3), atol=1e-5, rtol=0)
-    assert "basis" not in writer.state_dict()
+    assert list(writer.state_dict()) == ["weight"]
 
 
 @pytest.mark.parametrize(("basis", "most"), [(fourier_basis, 11), (cosine_basis, 23)])

@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from crystalline.models.vocab_space.blocks import Bottleneck, DecayMemory, Residual, linear, rms
-from crystalline.models.vocab_space.fourier import FourierOp, fourier_basis
+from crystalline.models.vocab_space.fourier import Basis, FourierOp, fourier_basis
 from crystalline.models.vocab_space.readable import WordMap, diagonal_map, matrix_of
 from tests.crystalline.models.vocab_space.test_variants import VARIANTS, make, shaken
 
@@ -53,7 +53,7 @@ def test_an_mlp_without_its_activation_is_its_map():
 
 @torch.no_grad()
 def test_fourier_channels_without_activation_are_their_map():
-    op = FourierOp(fourier_basis(V, 2), 4, "softmax")
+    op = FourierOp(Basis(fourier_basis(V, 2)), 4, "softmax")
     op.activation = torch.nn.Identity()
     x = torch.randn(1, 2, V)
     torch.testing.assert_close(op(x), x @ dense(op.word_maps(V)["write"]))

@@ -57,21 +57,37 @@ def test_the_floor_holds_where_there_is_no_doubt():
     torch.testing.assert_close(least, 0.1 * full, atol=1e-5, rtol=1e-3)
 
 
-@pytest.mark.parametrize("through", [False, True])
-def test_the_largest_words_are_kept_and_the_switch_decides_about_the_others_gradient(through):
+def thin(by="magnitude", gradual=False, through=False):
+    """A step that writes nothing and keeps two words of five."""
     torch.manual_seed(0)
     block = SliceBlock(
         Slice(torch.tensor([0, 1])), Slice(torch.tensor([2, 3])), SliceMLP(2, 2, "gelu"), "none"
     )
     with torch.no_grad():
         block.gain.zero_()
-    step = GatedStep(block, 2, 0.1, through)
+    return GatedStep(block, 2, 0.1, by, gradual, through)
+
+
+@pytest.mark.parametrize("through", [False, True])
+def test_the_largest_words_are_kept_and_the_switch_decides_about_the_others_gradient(through):
     x = torch.tensor([[[0.5, -3.0, 1.0, 0.1, 2.0]]], requires_grad=True)
-    kept = step(x, None, x)
+    kept = thin(through=through)(x, None, x)
     torch.testing.assert_close(kept, torch.tensor([[[0.0, -3.0, 0.0, 0.0, 2.0]]]))
     kept.sum().backward()
     expected = torch.ones(5) if through else torch.tensor([0.0, 1.0, 0.0, 0.0, 1.0])
     torch.testing.assert_close(x.grad, expected[None, None])
+
+
+def test_states_thin_out_in_the_first_half_of_training():
+    x = torch.tensor([[[0.5, -3.0, 1.0, 0.1, 2.0]]])
+    step = thin(by="score", gradual=True)
+    kept = {}
+    for progress in (0.0, 0.25, 0.5, 1.0):
+        step.begin_round(progress, 5)
+        kept[progress] = step(x, None, x).count_nonzero().item()
+    assert kept == {0.0: 5, 0.25: 3, 0.5: 2, 1.0: 2}
+    torch.testing.assert_close(step(x, None, x)[0, 0], torch.tensor([0.0, 0.0, 1.0, 0.0, 2.0]))
+    assert step.state_dict()["limit"] == 2
 
 
 def test_inner_losses_are_those_of_every_state():

@@ -21,9 +21,9 @@ def test_one_step_is_what_its_formula_says():
             filtered[0, t] += across.block.conv.weight[:, 0, 2 - j] * seen[0, t - j]
     x = x + across.gain * filtered
     op = within.block
-    weights = (op.reader.basis @ op.reader.weight.T).softmax(0)
+    weights = (op.reader.basis() @ op.reader.weight.T).softmax(0)
     hidden = gelu(rms(x) @ weights @ op.mix.weight.T + op.bias)
-    written = hidden @ (op.writer.basis @ op.writer.weight.T).T
+    written = hidden @ (op.writer.basis() @ op.writer.weight.T).T
     x = x + within.gain * op.gain * written
     expected = 30 * torch.tanh(model.head.gamma * rms(x) / 30)
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)

@@ -12,7 +12,7 @@ from tests.crystalline.models.vocab_space.test_variants import make, shaken
 def test_the_memory_is_what_its_formula_says():
     model = shaken(make("v3_assoc", mode="faithful")).double()
     block = model.steps[0].parts[0].block
-    basis = block.basis
+    basis = block.basis()
     x = rms(one_hot(torch.randint(32, (1, 6)), 32).double())
     q, k, u = (x[0] @ basis @ map.weight.T for map in (block.queries, block.keys, block.values))
     decay = block.decay_logit.sigmoid()
@@ -39,7 +39,7 @@ def test_states_grow_without_bound_unless_scores_are_scaled():
 
 @pytest.mark.parametrize("part", [0, 1])
 def test_what_is_written_has_the_rank_of_the_basis(part):
-    model = shaken(make("v3_assoc", 64, harmonics=4, channels=16, mode="repaired"))
+    model = shaken(make("v3_assoc", 64, harmonics=4, channels=16, basis="fourier"))
     written = model.steps[0].parts[part].block(torch.randn(1, 40, 64))[0]
     assert torch.linalg.matrix_rank(written, rtol=1e-5) == 8
     assert written.mean(-1).abs().max() < 1e-5 * written.abs().max()

@@ -26,7 +26,7 @@ def norm(x):
 
 def read_past(step, call, x):
     """The memory's update, pair by pair."""
-    z = norm(x) @ step.memory.basis
+    z = norm(x) @ step.memory.basis()
     q, k = (F.normalize(m.owned[0](z), dim=-1) for m in (step.memory.queries, step.memory.keys))
     u, read = step.memory.values(z), torch.zeros_like(q)
     for head, part in enumerate((slice(0, 4), slice(4, 8))):
@@ -35,7 +35,7 @@ def read_past(step, call, x):
             for s in range(t):
                 score = (q[:, t, part] * k[:, s, part]).sum(-1, keepdim=True)
                 read[:, t, part] += decay ** (t - s - 1) * score * u[:, s, part]
-    return step.memory.gain * read @ step.memory.output.weight @ step.memory.basis.T
+    return step.memory.gain * read @ step.memory.output.weight @ step.memory.basis().T
 
 
 def test_a_model_is_what_its_formula_says():
@@ -46,10 +46,10 @@ def test_a_model_is_what_its_formula_says():
         step = model.steps[number // 2]
         x = x + call.across * step.memory_gain * read_past(step, call, x)
         op = step.op
-        weights = (op.reader.basis @ op.reader.weight.T).softmax(0)
+        weights = (op.reader.basis() @ op.reader.weight.T).softmax(0)
         mix = op.mix.diagonal.diag() + op.mix.down @ op.mix.up
         hidden = F.gelu(norm(x) @ weights @ mix + op.bias)
-        written = op.gain * hidden @ op.writer.weight @ op.writer.basis.T
+        written = op.gain * hidden @ op.writer.weight @ op.writer.basis().T
         x = call.keep * (x + call.within * step.op_gain * written)
     expected = 30 * torch.tanh(model.head.gamma * norm(x) / 30)
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)

@@ -3,14 +3,15 @@
 import pytest
 import torch
 
-from crystalline.models.vocab_space.v5_gauss import Spectrum
+from crystalline.models.vocab_space.fourier import Basis
+from crystalline.models.vocab_space.v5_gauss import Spectrum, spectral_basis
 from tests.crystalline.models.vocab_space.test_variants import make, shaken
 
 
 @pytest.mark.parametrize(("vocab_size", "harmonics"), [(32, 5), (33, 16), (32, 15)])
 def test_the_spectrum_is_the_real_fourier_transform_over_words(vocab_size, harmonics):
     torch.manual_seed(0)
-    spectrum = Spectrum(vocab_size, harmonics)
+    spectrum = Spectrum(Basis(spectral_basis(vocab_size, harmonics)))
     x = torch.randn(2, 3, vocab_size)
     kept = torch.fft.rfft(x)[..., 1 : harmonics + 1]
     found = spectrum.analyse(x)
@@ -23,8 +24,9 @@ def test_the_spectrum_is_the_real_fourier_transform_over_words(vocab_size, harmo
 
 def test_it_is_v3_with_linear_reads_and_writes_over_half_the_vocabulary():
     """Re is what the cosines read, Im the negative of what the sines read."""
-    gauss = shaken(make("v5_gauss", mode="repaired", score_scale="inv_dim"))
-    assoc = shaken(make("v3_assoc", mode="repaired", score_scale="inv_dim"))
+    options = {"mode": "repaired", "score_scale": "inv_dim", "basis": "fourier"}
+    gauss = shaken(make("v5_gauss", **options))
+    assoc = shaken(make("v3_assoc", basis_norm="sqrt_v", **options))
 
     def interleaved(map):  # from (out, Re and Im) to (out, cosine and sine of each harmonic)
         real, imaginary = map.chunk(2, -1)
@@ -53,7 +55,7 @@ def test_it_is_v3_with_linear_reads_and_writes_over_half_the_vocabulary():
 
 
 def test_transforms_stay_in_full_precision_where_all_else_is_cast():
-    spectrum = Spectrum(32, 5)
+    spectrum = Spectrum(Basis(spectral_basis(32, 5)))
     x = torch.randn(1, 3, 32)
     with torch.autocast("cpu", torch.bfloat16):
         found = spectrum.analyse(x)

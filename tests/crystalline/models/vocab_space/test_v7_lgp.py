@@ -5,7 +5,6 @@ from typing import Any
 import pytest
 import torch
 
-from crystalline.models.vocab_space.fourier import fourier_basis
 from crystalline.models.vocab_space.v7_lgp import Lgp
 
 FUNCTIONS = (
@@ -30,7 +29,7 @@ def test_an_instruction_is_what_its_formula_says(mode):
     instruction = model.steps[1].parts[1].block
     for parameter in (instruction.logits, model.bank.maps, model.bank.biases):
         torch.nn.init.normal_(parameter)
-    x, phi = torch.randn(2, 3, 16), fourier_basis(16, 3)
+    x, phi = torch.randn(2, 3, 16), model.basis()
     read = phi @ instruction.reader.weight.T
     h = x @ (read.softmax(0) if mode == "faithful" else read)
     mixed = torch.zeros_like(h)
@@ -72,3 +71,16 @@ def test_the_bank_is_saved_and_counted_once():
     assert sorted(n for n in saved if "bank" in n) == ["bank.biases", "bank.maps"]
     learned = sum(v.numel() for name, v in saved.items() if "temperature" not in name)
     assert learned == model.count_parameters()["parameters"]
+
+
+def test_states_explode_as_published_alone():
+    size = {}
+    for mode in ("faithful", "repaired"):
+        options = {"channels": 128, "harmonics": 16, "num_steps": 3}
+        model = build(1024, mode=mode, state_dtype="fp32", **options)
+        x = model.start(torch.randint(1024, (1, 64)))
+        with torch.no_grad():
+            for step in model.steps:
+                x = step(x)
+        size[mode] = x.square().mean().sqrt()
+    assert size["repaired"] < 2 < 1000 < size["faithful"]

@@ -134,6 +134,7 @@ def test_every_parameter_gets_a_gradient_within_three_rounds(variant, mode):
 
 
 @EACH
+@pytest.mark.usefixtures("unchecked")
 def test_a_repaired_model_overfits_one_batch(variant):
     model = make(variant, mode="repaired").train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
@@ -142,6 +143,8 @@ def test_a_repaired_model_overfits_one_batch(variant):
     for _ in range(120):
         loss = model(tokens[:, :-1]).cross_entropy(tokens[:, 1:]).loss
         losses.append(loss.item())
+        if losses[-1] < 1.5:
+            break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
