@@ -48,7 +48,7 @@ def keys() -> set[str]:
             ["data=fsm", "callbacks=states"],
             ["callbacks=steering"],
             ["callbacks=gradients"],
-            ["model=vocab/v9_meta"],
+            *([f"model=vocab/{name}"] for name in ("v3_assoc", "v11_tpg", "v15_predictive")),
             ["optimizer=muon"],
         ):
             config = compose("config", [*other, "paths.run_dir=x"])

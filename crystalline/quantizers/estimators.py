@@ -47,11 +47,8 @@ def rotation(
     scale = (
         quantized.norm(dim=-1, keepdim=True) / x.norm(dim=-1, keepdim=True).clamp(min=1e-6)
     ).detach()
-
-    def along(axis: Tensor) -> Tensor:
-        return (axis * x).sum(-1, keepdim=True)
-
-    rotated = x - 2 * middle * along(middle) + 2 * target * along(source)
+    in_middle, in_source = ((axis * x).sum(-1, keepdim=True) for axis in (middle, source))
+    rotated = x - 2 * middle * in_middle + 2 * target * in_source
     turned = scale * rotated
     # Rounding (and opposite vectors, where no plane is defined) must not change the value.
     return turned + (quantized - turned).detach()

@@ -56,15 +56,17 @@ class CrystallineBlock(nn.Module):
     ) -> Float[Tensor, "batch pos d_model"]:
         start = 0 if cache is None else cache.length
         positions = torch.arange(start, start + x.shape[1], device=x.device)
-
-        def through(place: str, y: Tensor) -> Tensor:
-            site = getattr(self, place)
-            return y if site is None else site(y, trace, place, positions)
-
+        through = partial(self._through, trace, positions)
         read = through("attn_pre", self.attention.mix(self.attention_norm(x), cache))
         x = x + through("attn_post", self.attention.dropout(self.attention.out(read)))
         x = x + through("mlp", self.feedforward(self.mlp_norm(x)))
         return through("block", x)
+
+    def _through(
+        self, trace: Trace, positions: Int[Tensor, " pos"], place: str, y: Tensor
+    ) -> Tensor:
+        site = getattr(self, place)
+        return y if site is None else site(y, trace, place, positions)
 
 
 class Crystalline(LanguageModel):
