@@ -91,6 +91,7 @@ def test_the_log_of_a_job_has_its_lines_once(sweep):
     assert sweep.err.count("6 rounds of 64 tokens") == 2
 
 
+@pytest.mark.slow
 def test_the_source_mode_trains_although_its_upper_stages_get_no_gradient_and_stops_when_asked(
     corpus, tmp_path
 ):

@@ -57,7 +57,7 @@ def test_max_epochs_and_max_steps_end_a_run_whichever_comes_first(corpus, tmp_pa
     assert run.rows[-1]["val/loss"]
 
 
-@pytest.mark.parametrize("update", ["gradient", "ema"])
+@pytest.mark.parametrize("update", ["gradient", pytest.param("ema", marks=pytest.mark.slow)])
 def test_accumulation_changes_memory_not_results(corpus, tmp_path, update):
     runs = [
         train(

@@ -66,8 +66,8 @@ class Block(Readable, ABC):
         return None
 
 
-class Shared(Block):
-    """A module that many steps use and that the model above them owns, where it is saved once.
+class Borrowed(nn.Module):
+    """A module that many use and that the model above them owns, where it is saved once.
 
     Args:
         owned: The model registers it, too.
@@ -79,6 +79,10 @@ class Shared(Block):
 
     def forward(self, *inputs: Any) -> Any:
         return self.owned[0](*inputs)
+
+
+class Shared(Borrowed, Block):
+    """A block that many steps use."""
 
     def init_cache(self, batch: int) -> Any:
         return self.owned[0].init_cache(batch)

@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from crystalline.models.vocab_space.blocks import (
     GAIN,
     Block,
+    Borrowed,
     DecayMemory,
-    Shared,
     State,
     activation_named,
     linear,
@@ -105,7 +105,7 @@ class Reader(nn.Module):
 
     def __init__(self, basis: Basis, channels: int, read: str) -> None:
         super().__init__()
-        self.basis = Shared(basis)
+        self.basis = Borrowed(basis)
         self.weight = normal(channels, basis.width)
         self.read = read
 
@@ -125,7 +125,7 @@ class Writer(nn.Module):
 
     def __init__(self, basis: Basis, channels: int) -> None:
         super().__init__()
-        self.basis = Shared(basis)
+        self.basis = Borrowed(basis)
         self.weight = normal(channels, basis.width)
 
     def forward(self, h: Float[Tensor, "batch pos channels"]) -> State:
@@ -203,7 +203,7 @@ class FourierMemory(DecayMemory):
             queries or new(), keys or new(), new(), Writer(basis, channels),
             d_key=channels, d_value=channels, scale=scale, decay_logit=decay_logit,
         )  # fmt: skip
-        self.basis = Shared(basis)
+        self.basis = Borrowed(basis)
 
     def project(self, x: State) -> tuple[Tensor, Tensor, Tensor]:
         return super().project(x @ self.basis())

@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from crystalline.models.vocab_space.blocks import (
     GAIN,
     Block,
+    Borrowed,
     DecayMemory,
     Residual,
-    Shared,
     State,
     Step,
     activation_named,
@@ -45,7 +45,7 @@ class Spectrum(nn.Module):
 
     def __init__(self, basis: Basis) -> None:
         super().__init__()
-        self.basis = Shared(basis)
+        self.basis = Borrowed(basis)
         self.width = basis.width
 
     def analyse(self, x: State) -> Harmonics:
