@@ -9,10 +9,9 @@ from pathlib import Path
 from crystalline.arms import arms, has_codes
 from crystalline.errors import UserError
 from crystalline.metrics.rank_correlation import spearman
-from crystalline.results import Row, score
+from crystalline.results import BITS, Row, score
 from crystalline.summary import read_summary
 
-BITS = "test/code_bits"
 PERPLEXITY = "test/perplexity"
 
 

@@ -16,8 +16,8 @@ from crystalline.layers.attention import CausalSelfAttention, KeyValueCache
 from crystalline.layers.initialisation import init_weights
 from crystalline.layers.mlp import MLP
 from crystalline.layers.parts import Parts
-from crystalline.models.crystalline.grouped import GroupedBottleneck, Trace, mean_losses
 from crystalline.models.crystalline.sites import PLACES, Selection, Sites, builder
+from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck, Trace, mean_losses
 
 WARMUP = (0.05, 0.2)
 """Shares of training between which the weight of the compression loss grows from 0."""

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 from torch import nn
 
-from crystalline.models.crystalline.grouped import GroupedBottleneck
 from crystalline.quantizers.bottlenecks import (
     CodebookFeatures,
     CrystallineBottleneck,
@@ -17,6 +16,7 @@ from crystalline.quantizers.bottlenecks import (
 )
 from crystalline.quantizers.bottlenecks.base import Aggregate
 from crystalline.quantizers.bottlenecks.crystalline import Estimator
+from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck
 from crystalline.quantizers.bottlenecks.source import ClampedTemperature
 from crystalline.quantizers.bottlenecks.temperature import Scope
 from crystalline.quantizers.codebook import Update

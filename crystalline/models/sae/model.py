@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.parts import Parts
-from crystalline.models.crystalline.grouped import GroupedBottleneck, Trace, mean_losses
 from crystalline.models.sae.places import Point, Sites, met, points_of
 from crystalline.quantizers.bottlenecks import Temperature
+from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck, Trace, mean_losses
 from crystalline.quantizers.sparse_autoencoder import SparseAutoencoder
 
 

@@ -3,10 +3,10 @@
 import pytest
 import torch
 
-from crystalline.models.crystalline.grouped import GroupedBottleneck, Trace, mean_losses
 from crystalline.quantizers.bottlenecks import CodebookFeatures, CrystallineBottleneck, Temperature
 from crystalline.quantizers.bottlenecks.base import unit_rms
 from crystalline.quantizers.bottlenecks.budget import BatchBudget
+from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck, Trace, mean_losses
 
 D, K, GROUPS, B, S = 6, 16, 2, 3, 5
 GAIN = 0.5
