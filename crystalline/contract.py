@@ -98,6 +98,16 @@ class ModelOutput:
             return cross_entropy(self.hidden, targets)
         return linear_cross_entropy(self.hidden, self.head, targets)
 
+    def total(
+        self, prediction: Float[Tensor, ""], weights: Mapping[str, float | Tensor]
+    ) -> Float[Tensor, ""]:
+        """`prediction` and the auxiliary terms by their weights; those of weight 0.0 stay out."""
+        for name, value in self.losses.items():
+            weight = weights[name]
+            if isinstance(weight, Tensor) or weight:
+                prediction = prediction + weight * value
+        return prediction
+
 
 class LanguageModel(nn.Module, ABC):
     """A causal language model over token ids.

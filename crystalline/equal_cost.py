@@ -58,11 +58,7 @@ def training_flops(model: LanguageModel) -> float:
     counter = FlopCounterMode(display=False, custom_mapping=_SEARCHES)
     with counter, sdpa_kernel(SDPBackend.MATH):  # whose products the counter sees on every device
         output = model(tokens)
-        loss = output.logits.logsumexp(-1).mean()
-        for name, value in output.losses.items():
-            if weights[name]:
-                loss = loss + weights[name] * value
-        loss.backward()
+        output.total(output.logits.logsumexp(-1).mean(), weights).backward()
     return counter.get_total_flops() / tokens.numel()
 
 

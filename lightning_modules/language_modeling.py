@@ -177,11 +177,7 @@ class LanguageModeling(lightning.LightningModule):
         """Cross-entropy (nats per token), every auxiliary loss, and their weighted sum."""
         output = self.model(tokens)
         prediction = output.cross_entropy(targets).loss
-        total = prediction
-        for name, value in output.losses.items():
-            weight = weights[name]
-            if isinstance(weight, Tensor) or weight:
-                total = total + weight * value
+        total = output.total(prediction, weights)
         auxiliary = {f"loss/{name}": value for name, value in output.losses.items()}
         return {"loss/total": total, "loss/prediction": prediction, **auxiliary}
 

@@ -94,9 +94,7 @@ class Step:
         weights = self.model.loss_weights(0.5)
         with torch.autocast(kind, torch.bfloat16, enabled=kind == "cuda"):
             output = self.model(self.tokens)
-            loss = output.cross_entropy(self.targets).loss
-            for name, value in output.losses.items():
-                loss = loss + weights[name] * value
+            loss = output.total(output.cross_entropy(self.targets).loss, weights)
         learned = [each for each in self.model.parameters() if each.requires_grad]
         torch.autograd.grad(loss, learned, allow_unused=True)
         return output.logits[:, -1].detach().argmax(-1)
@@ -114,9 +112,9 @@ def _compiled(step: Step) -> Contestant:
             part.compile(dynamic=False)
         try:
             answer = step()
-        except (RuntimeError, NotImplementedError) as error:  # the compiler's own
-            if isinstance(error, torch.OutOfMemoryError):
-                raise
+        except torch.OutOfMemoryError:
+            raise
+        except RuntimeError as error:  # the compiler's own
             raise UnavailableError(f"not compiled: {str(error).splitlines()[0][:100]}") from error
         torch.cuda.synchronize()
         log.info("compiled in %.0f s", time.perf_counter() - began_s)

@@ -49,6 +49,14 @@ def linear(width: int, to: int, *, bias: bool = False, std: float = STD) -> nn.L
     return built
 
 
+class Scheduled(nn.Module, ABC):
+    """A part that changes while training goes on; the model passes rounds on to all of them."""
+
+    @abstractmethod
+    def begin_round(self, progress: float) -> None:
+        """Called before each training round, when a share `progress` of training is done."""
+
+
 class Block(Readable, ABC):
     """Answers a normed state with an update of the state."""
 

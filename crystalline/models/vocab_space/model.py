@@ -17,8 +17,7 @@ from torch import Tensor, nn
 
 from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.parts import Parts
-from crystalline.models.vocab_space.blocks import State, rms
-from crystalline.models.vocab_space.op_bank import Selector
+from crystalline.models.vocab_space.blocks import Scheduled, State, rms
 from crystalline.models.vocab_space.readable import Readable, WordMap, prefixed
 from crystalline.models.vocab_space.switches import resolve
 from crystalline.models.vocab_space.words import TopWords
@@ -177,7 +176,7 @@ class VocabSpace(LanguageModel):
     def begin_round(self, progress: float) -> None:
         super().begin_round(progress)
         for part in self.modules():
-            if isinstance(part, Selector):
+            if isinstance(part, Scheduled):
                 part.begin_round(progress)
 
     def auxiliary(self, trace: Trace) -> dict[str, Float[Tensor, ""]]:

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crystalline.models.vocab_space.blocks import normal, rms
+from crystalline.models.vocab_space.blocks import Scheduled, normal, rms
 
 OPERATIONS = {
     "identity": lambda x: x,
@@ -56,7 +56,7 @@ def select(
     return hard + (soft - soft.detach())
 
 
-class Selector(nn.Module):
+class Selector(Scheduled):
     """`select` as the switches say, at a temperature that goes from one value to another.
 
     Args:
@@ -84,7 +84,7 @@ class Selector(nn.Module):
         self.register_buffer("temperature", torch.tensor(float(self.first)))
 
     def begin_round(self, progress: float) -> None:
-        """Follow the schedule; called when a share `progress` of training is done."""
+        """Follow the schedule of the temperature."""
         self.temperature.fill_(self.first + (self.last - self.first) * min(1.0, progress))
 
     def forward(self, logits: Float[Tensor, "*axes ops"]) -> Weights:

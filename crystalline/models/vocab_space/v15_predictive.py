@@ -10,14 +10,14 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crystalline.layers.cross_entropy import cross_entropy
-from crystalline.models.vocab_space.blocks import Fading, State
+from crystalline.models.vocab_space.blocks import Fading, Scheduled, State
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
 from crystalline.models.vocab_space.readable import Readable, WordMap
 from crystalline.models.vocab_space.slices import SliceBlock, SliceMLP, slice_pairs
 from crystalline.models.vocab_space.switches import resolve
 
 
-class GatedStep(Readable):
+class GatedStep(Readable, Scheduled):
     """A slice block whose writes are scaled by an entropy; then the largest words alone are kept.
 
     Args:
@@ -25,9 +25,12 @@ class GatedStep(Readable):
         top_states: Words that are kept at a position.
         floor: Least factor of the writes.
         by: Switch `top_k_by`.
-        gradual: Whether more are kept until a half of training is done; see `begin_round`.
+        first_states: Words that are kept before training; until a half of it is done their number
+            falls to `top_states`. None: it is `top_states` throughout.
         straight_through: Whether words that are not kept pass their gradient on.
     """
+
+    limit: Tensor | None
 
     def __init__(
         self,
@@ -35,23 +38,22 @@ class GatedStep(Readable):
         top_states: int,
         floor: float,
         by: str,
-        gradual: bool,
+        first_states: int | None,
         straight_through: bool,
     ) -> None:
         super().__init__()
         self.block = block
         self.top_states, self.floor, self.by = top_states, floor, by
         self.straight_through = straight_through
-        if gradual:  # a tensor: recorded rounds follow it, and a checkpoint holds it
-            self.register_buffer("limit", torch.tensor(top_states))
-        else:
-            self.limit = None
+        self.first_states = first_states
+        # A tensor: recorded rounds follow it, and a checkpoint holds it.
+        self.register_buffer("limit", None if first_states is None else torch.tensor(top_states))
 
-    def begin_round(self, progress: float, vocab_size: int) -> None:
-        """Keep V^(1 - s) top_states^s words, s going from 0 to 1 in the first half of training."""
-        if self.limit is not None:
+    def begin_round(self, progress: float) -> None:
+        """Keep first_states^(1 - s) top_states^s words, s from 0 to 1 in a half of training."""
+        if self.limit is not None and self.first_states is not None:
             share = min(1.0, 2 * progress)
-            kept = vocab_size ** (1 - share) * self.top_states**share
+            kept = self.first_states ** (1 - share) * self.top_states**share
             self.limit.fill_(max(self.top_states, round(kept)))
 
     def forward(
@@ -169,17 +171,11 @@ class Predictive(VocabSpace):
             mlp = SliceMLP(slice_width, inner_multiple, activation)
             block = SliceBlock(reads, writes, mlp, switches.score_scale)
             through = switches.top_k_gradient == "straight_through"
-            gradual = switches.thinning == "gradual"
-            steps.append(GatedStep(block, top_states, floor, switches.top_k_by, gradual, through))
+            first = vocab_size if switches.thinning == "gradual" else None
+            steps.append(GatedStep(block, top_states, floor, switches.top_k_by, first, through))
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
         self.write_gate = switches.write_gate
         self.auxiliary_weight, self.auxiliary_decay = auxiliary_weight, auxiliary_decay
-
-    def begin_round(self, progress: float) -> None:
-        super().begin_round(progress)
-        for step in self.steps:
-            if isinstance(step, GatedStep):
-                step.begin_round(progress, self.vocab_size)
 
     def run(self, x: State, trace: Trace, cache: VocabCache | None) -> State:
         for number, step in enumerate(self.steps):

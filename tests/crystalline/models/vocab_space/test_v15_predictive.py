@@ -57,7 +57,7 @@ def test_the_floor_holds_where_there_is_no_doubt():
     torch.testing.assert_close(least, 0.1 * full, atol=1e-5, rtol=1e-3)
 
 
-def thin(by="magnitude", gradual=False, through=False):
+def thin(by="magnitude", first_states=None, through=False):
     """A step that writes nothing and keeps two words of five."""
     torch.manual_seed(0)
     block = SliceBlock(
@@ -65,7 +65,7 @@ def thin(by="magnitude", gradual=False, through=False):
     )
     with torch.no_grad():
         block.gain.zero_()
-    return GatedStep(block, 2, 0.1, by, gradual, through)
+    return GatedStep(block, 2, 0.1, by, first_states, through)
 
 
 @pytest.mark.parametrize("through", [False, True])
@@ -80,10 +80,10 @@ def test_the_largest_words_are_kept_and_the_switch_decides_about_the_others_grad
 
 def test_states_thin_out_in_the_first_half_of_training():
     x = torch.tensor([[[0.5, -3.0, 1.0, 0.1, 2.0]]])
-    step = thin(by="score", gradual=True)
+    step = thin(by="score", first_states=5)
     kept = {}
     for progress in (0.0, 0.25, 0.5, 1.0):
-        step.begin_round(progress, 5)
+        step.begin_round(progress)
         kept[progress] = step(x, None, x).count_nonzero().item()
     assert kept == {0.0: 5, 0.25: 3, 0.5: 2, 1.0: 2}
     torch.testing.assert_close(step(x, None, x)[0, 0], torch.tensor([0.0, 0.0, 1.0, 0.0, 2.0]))
