@@ -109,6 +109,22 @@ class ModelOutput:
         return prediction
 
 
+@dataclass(frozen=True)
+class Renewal:
+    """Rows of some parameters that are born or stilled: optimizers have to follow."""
+
+    parameters: tuple[nn.Parameter, ...]
+    """Each with the rows along its first axis."""
+    born: Int[Tensor, " rows"] | None = None
+    """int64; rows that were written."""
+    parents: Int[Tensor, " rows"] | None = None
+    """int64; the rows that they come from."""
+    stilled: Int[Tensor, " rows"] | None = None
+    """int64; rows that are not trained any more."""
+    forget_all: bool = False
+    """Whether optimizers start over, for every parameter of the model."""
+
+
 class LanguageModel(nn.Module, ABC):
     """A causal language model over token ids.
 
@@ -119,6 +135,8 @@ class LanguageModel(nn.Module, ABC):
 
     alignment: int = 1
     """A sliding window may only start at a multiple of this many tokens (2**(stages - 1))."""
+    epochs: int = 0
+    """Equal parts of training after each of which `end_epoch` is called; 0: it never is."""
 
     def __init__(self, vocab_size: int, context_length: int) -> None:
         super().__init__()
@@ -158,6 +176,40 @@ class LanguageModel(nn.Module, ABC):
         for book in self.codebooks().values():
             book.begin_round(progress)
 
+    def after_backward(self) -> None:
+        """Called when a round's gradients are complete, before they are clipped."""
+
+    def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        """Called after the optimizers' steps; `skip`: they were left out, for want of numbers."""
+        for book in self.codebooks().values():
+            book.end_round(skip)
+
+    def end_epoch(self, epoch: int, seed: int, loss: float | None) -> list[Renewal]:
+        """Called after each of `epochs` equal parts of training: parts may grow and freeze.
+
+        Args:
+            epoch: Which one ends, from 1 on.
+            seed: Decides whatever is drawn; the same on all ranks.
+            loss: The last one in validation, in nats a token.
+        """
+        return []
+
+    def population(self) -> dict[str, float]:
+        """Figures of parts that grow, by metric name."""
+        return {}
+
+    def census(self) -> dict[str, dict[str, Tensor]]:
+        """Each member of parts that grow, by site and then by name; copies on the CPU.
+
+        "row" (int64, sorted), "parent" (row, or -1), "birth" (epoch), "frozen", and fp32:
+        "positions" (members, d), "activity", "scale", "rate".
+        """
+        return {}
+
+    def ablations(self) -> dict[str, list[nn.Parameter]]:
+        """By name of a part: parameters that silence it when they are 0."""
+        return {}
+
     def loss_weights(self, progress: float) -> dict[str, float]:
         """Weight of each entry of `ModelOutput.losses` at a share `progress` of training."""
         return {}
@@ -185,6 +237,18 @@ class LanguageModel(nn.Module, ABC):
     def temperatures(self) -> dict[str, Tensor]:
         """Learned temperature of each site that has one."""
         return {}
+
+    def for_export(self) -> LanguageModel:
+        """The model as a file should hold it: without room that is not used."""
+        return self
+
+    def export_config(self, config: dict[str, Any]) -> dict[str, Any]:
+        """The model's configuration `config`, changed so that it builds `for_export()`."""
+        return config
+
+    def runtime_metadata(self) -> dict[str, int | float | str | bool] | None:
+        """What the C runtime has to know of it (docs/crystal_format.md); None: it cannot run it."""
+        return None
 
     def count_parameters(self) -> dict[str, int]:
         """`parameters` and `parameters_without_codebooks`; tied tensors count once."""

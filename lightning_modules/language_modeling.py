@@ -117,14 +117,14 @@ class LanguageModeling(lightning.LightningModule):
         raw = {name: optimizer.optimizer for name, optimizer in optimizers.items()}
         self.model.begin_round(round_ / max(1, self.total_steps))
         terms = self._backward(batch)
+        self.model.after_backward()
         norms = self.objective.clip_gradients(raw)
         skip = self.divergence.watch(round_, list(norms.values()))
         # Lightning counts a step for each of its wrappers that is called: one a round.
         step(raw["main"], skip, optimizers["main"].step)
         for name in self._names[1:]:
             step(raw[name], skip, raw[name].step)
-        for book in self.model.codebooks().values():
-            book.end_round(skip)
+        self.model.end_round(skip)
         rates = {name: schedule.get_last_lr()[0] for name, schedule in self._schedules().items()}
         for schedule in self._schedules().values():
             schedule.step()

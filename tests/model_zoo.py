@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from crystalline.contract import LanguageModel
+from crystalline.models.crystal import Crystal
 from crystalline.models.crystalline import Crystalline, Selection, Sites
 from crystalline.models.transformer import Transformer
 from crystalline.models.ziggurat import Pyramid, Ziggurat
@@ -39,6 +40,14 @@ def crystalline(
     )  # fmt: skip
 
 
+def crystal(layers: int = 1, **options) -> Crystal:
+    """A field of 12 neurons and room for 12 more in each block, behind attention."""
+    return Crystal(
+        VOCAB, CONTEXT, WIDTH, layers, HEADS, capacity=24, founders=12, attention="every",
+        **options,
+    )  # fmt: skip
+
+
 MODELS: dict[str, Callable[[], LanguageModel]] = {
     "transformer": lambda: Transformer(VOCAB, CONTEXT, WIDTH, 2, HEADS),
     "ziggurat_1": lambda: ziggurat(1),
@@ -68,6 +77,9 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
         "source", places=("mlp",), temp_init=2.0, num_codes_k=6
     ),
     "codebook_features": lambda: crystalline("codebook_features", aggregate="sum"),
+    "crystal": lambda: crystal(2),
+    "crystal_faithful": lambda: crystal(mode="faithful"),
+    "crystal_geometric": lambda: crystal(attention_kind="geometric", fading=4.0, field_heads=2),
     "crystalline_nowhere": lambda: crystalline(places=()),
 }
 

@@ -1,25 +1,11 @@
-"""What the published models do and what they should do: one switch a question.
-
-A model has a mode, which sets every switch, and each switch can be set by itself.
-"""
+"""What the published models do and what they should do."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from types import SimpleNamespace
 from typing import Any
 
-MODES = ("faithful", "repaired")
-
-
-@dataclass(frozen=True)
-class Switch:
-    """A question, what each mode answers, and what else could be answered."""
-
-    faithful: str
-    repaired: str
-    choices: tuple[str, ...]
-
+from crystalline.models import modes
+from crystalline.models.modes import Switch
 
 SWITCHES = {
     # What the head reads: the last state; what it has that the first did not; or the last state
@@ -62,17 +48,5 @@ SWITCHES = {
 
 
 def resolve(mode: str, **given: str | None) -> Any:
-    """Every switch that is named, by attribute: what is given, or what the mode says.
-
-    Raises:
-        ValueError: If the mode or a value is unknown.
-    """
-    if mode not in MODES:
-        raise ValueError(f"model.mode must be faithful or repaired, got {mode!r}")
-    found = {}
-    for name, value in given.items():
-        switch = SWITCHES[name]
-        found[name] = getattr(switch, mode) if value is None else value
-        if found[name] not in switch.choices:
-            raise ValueError(f"model.{name} must be {' or '.join(switch.choices)}, got {value!r}")
-    return SimpleNamespace(**found)
+    """See `modes.resolve`."""
+    return modes.resolve(SWITCHES, mode, given)
