@@ -13,6 +13,7 @@ from omegaconf import DictConfig
 
 from crystalline.command import run
 from crystalline.errors import UserError
+from crystalline.result_moments import moments
 from crystalline.result_pages import append, rebuild, summaries_in
 
 _log = logging.getLogger(__name__)
@@ -28,12 +29,23 @@ def report(config: DictConfig) -> None:
                 "add= needs the experiment that the runs belong to; add name=<experiment>"
             )
         data = data_folder / f"{config.name}.jsonl"
-        new = append(data, summaries_in(Path(config.add)), config.row)
+        new = _add(data, Path(config.add), config.row, config.at)
         _log.info("%s: %d runs added", data, new)
     for data in _chosen(data_folder, config.name):
         page = folder / f"{data.stem}.md"
         rebuild(data, page, folder / f"{data.stem}.png")
         _log.info("%s", page)
+
+
+def _add(data: Path, folder: Path, row: str | None, at: list[int] | None) -> int:
+    """How many lines were new."""
+    summaries = summaries_in(folder)
+    if at is None:
+        return append(data, summaries, row)
+    if len(summaries) != 1 or row is None:
+        raise UserError("at= is about one run and needs the name of its rows: add=<run> row=<name>")
+    parts = moments(folder, summaries[0], at)
+    return sum(append(data, [part], f"{row}, round {part['steps']}") for part in parts)
 
 
 def _chosen(folder: Path, name: str | None) -> list[Path]:

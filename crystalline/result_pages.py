@@ -19,8 +19,8 @@ from crystalline.results import BITS, DEAD, markdown_table, number, score, shown
 from crystalline.tradeoff import spread_png
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
-STUDY = "study/"
-"""Figures of a summary that become columns of their own."""
+STUDIED = ("study/", "ablation/", "phase_gap")
+"""Beginnings of the names of figures that become columns of their own."""
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"=,]+/)+")
 
 Summary = dict[str, Any]
@@ -139,8 +139,8 @@ def _one_table(summaries: Sequence[Summary]) -> str:
     header = ["row", "runs", f"val/{unit}", f"test/{unit}", "dead codes", "worst site"]
     rated = bool(_values(summaries, BITS))
     header += ["code bits a token"] * rated
-    studied = list(dict.fromkeys(key for s in summaries for key in s if key.startswith(STUDY)))
-    header += [key.removeprefix(STUDY) for key in studied]
+    studied = list(dict.fromkeys(key for s in summaries for key in s if key.startswith(STUDIED)))
+    header += [key.removeprefix("study/") for key in studied]
     header += ["tokens seen", "tokens/s", "parameters", "without codebooks"]
     body = []
     for name in _names(summaries):

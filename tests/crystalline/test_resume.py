@@ -68,6 +68,26 @@ def test_estimates_over_rounds_go_on_where_they_stood(corpus, tmp_path):
     assert parts.losses() == whole.losses()
 
 
+def test_neurons_are_born_and_freeze_after_a_stop_as_they_would_have(corpus, tmp_path):
+    options = (
+        *OPTIONS,
+        *("model=crystal", "model.capacity=24", "model.founders=6", "model.epochs=12"),
+        *("model.growth={every: 2, base: [[1.0, 2]]}", "~callbacks.ablation"),
+        "model.freezing={every: 2, min_age: 2, min_candidates: 2, min_readings: 2}",
+        *("~callbacks.code_bits", "~callbacks.assignment_entropy"),
+    )
+    whole = train(corpus, tmp_path / "whole", *options, model="transformer")
+    parts = train(corpus, tmp_path / "parts", *options, stop(5), model="transformer")
+    assert parts.status == 128 + signal.SIGTERM
+    assert resume(parts.last).status == 0
+    assert parts.losses() == whole.losses()
+    weights = [torch.load(run.last, weights_only=True)["state_dict"] for run in (whole, parts)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    born = weights[0]["model.blocks.0.field.birth"]
+    assert {2, 4, 6, 8, 10} <= set(born.tolist())
+    assert weights[0]["model.blocks.0.field.frozen"].any()
+
+
 def test_a_stop_between_validations_adds_none(corpus, tmp_path):
     options = (*OPTIONS, "trainer.val_check_interval=4")
     whole = train(corpus, tmp_path / "whole", *options, model="transformer")

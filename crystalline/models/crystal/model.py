@@ -238,7 +238,7 @@ class Crystal(LanguageModel):
         return renewals
 
     def population(self) -> dict[str, float]:
-        fields = [f for b in self.blocks if b.opened for f in b.fields().values()]
+        fields = list(self._open_fields().values())
         if not fields:
             return {}
         rates = torch.cat([field.rate[field.alive] for field in fields])
@@ -251,7 +251,7 @@ class Crystal(LanguageModel):
     def census(self) -> dict[str, dict[str, Tensor]]:
         activity = {id(life.field): life.activity.average for life in self.lives}
         found = {}
-        for site, field in self.fields().items():
+        for site, field in self._open_fields().items():
             rows = field.alive.nonzero()[:, 0]
             columns = {"parent": field.parent, "birth": field.birth, "frozen": field.frozen}
             columns |= {"positions": field.positions, "scale": field.scale, "rate": field.rate}
@@ -290,6 +290,11 @@ class Crystal(LanguageModel):
         )
         total = sum(p.numel() for p in self.parameters()) - dead - closed
         return {"parameters": total, "parameters_without_codebooks": total}
+
+    def _open_fields(self) -> dict[str, NeuronField]:
+        """Fields of blocks that are there."""
+        there = [f"blocks.{i}." for i, block in enumerate(self.blocks) if block.opened]
+        return {s: f for s, f in self.fields().items() if s.startswith(tuple(there))}
 
     def _rates(self) -> list[tuple[nn.Parameter, Tensor]]:
         """Parameters that may learn slowly, each with its rates."""

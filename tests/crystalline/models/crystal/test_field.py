@@ -81,9 +81,7 @@ def test_an_exact_birth_changes_next_to_nothing_and_the_published_one_much():
         own = field(learned_mass=split == "exact")
         with torch.no_grad():
             before = own(x)[0]
-            rows = give_birth(
-                own, torch.arange(6), 7, split, torch.Generator().manual_seed(0)
-            )  # type: ignore[arg-type]
+            rows = give_birth(own, torch.arange(6), 7, split, torch.Generator().manual_seed(0))  # type: ignore[arg-type]
             changed[split] = float((own(x)[0] - before).norm() / before.norm())
         assert rows.tolist() == list(range(12, 18))
         assert own.alive[:18].all()

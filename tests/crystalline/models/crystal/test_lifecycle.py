@@ -87,7 +87,10 @@ def test_frozen_neurons_lock_the_tide_they_froze_at():
 
 
 def test_nothing_is_born_in_the_last_tenth_unless_as_published():
-    assert lived(arm("crystal", mode="repaired"), (540, 600), every=1) == {540: (764, 477), 600: (764, 567)}
+    assert lived(arm("crystal", mode="repaired"), (540, 600), every=1) == {
+        540: (764, 477),
+        600: (764, 567),
+    }
 
 
 def test_a_plateau_is_waited_for():

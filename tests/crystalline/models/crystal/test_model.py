@@ -6,7 +6,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from callbacks.growth import follow
+from callbacks.renewals import follow
 from crystalline.models.crystal import Crystal
 from crystalline.models.crystal.freezing import Soft
 from crystalline.models.crystal.growth import Growth
