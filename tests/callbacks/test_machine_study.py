@@ -74,6 +74,7 @@ def test_a_wrong_number_on_the_command_line_is_one_line(tmp_path, capfd):
     assert said == "crystalline.run: callbacks.machine_study.pairs=0: give 1 or more"
 
 
+@pytest.mark.slow
 def test_a_machine_whose_digits_do_not_name_states_is_read_but_not_patched(tmp_path):
     run = run_states(tmp_path, "data.variant=hidden")
     assert run.status == 0

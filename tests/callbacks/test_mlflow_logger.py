@@ -195,7 +195,8 @@ sys.exit(max(os.waitpid(child, 0)[1] for child in children) != 0)
 """
 
 
-@pytest.mark.parametrize("count", [3, pytest.param(8, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("count", [3, 8])
 def test_first_starts_at_once_lose_no_metric(tmp_path, count):
     root = Path(__file__).resolve().parents[2]
     done = subprocess.run(

@@ -1,4 +1,4 @@
-"""A model that sees its token and its place alone learns the text by its place, and is found out."""
+"""A model that sees its token and its place alone learns the text by its place: it is found out."""
 
 import pytest
 

@@ -63,6 +63,7 @@ def test_training_logs_the_base_and_evaluation_what_splicing_costs(base, finishe
     assert finished.summary["parameters"] > base.summary["parameters"]
 
 
+@pytest.mark.slow
 def test_six_rounds_and_six_more_are_twelve_without_the_base(corpus, base, finished, tmp_path):
     options = ("trainer.max_steps=8", "trainer.val_check_interval=4")
     stop = "+callbacks.stop={_target_: tests.running.Stop, step: 3, signal: SIGTERM}"

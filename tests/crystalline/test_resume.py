@@ -24,8 +24,8 @@ def stop(step: int, name: str = "SIGTERM") -> str:
 @pytest.mark.parametrize(
     ("update", "accumulate"),
     [
-        ("gradient", 1),
         ("ema", 2),
+        pytest.param("gradient", 1, marks=pytest.mark.slow),
         pytest.param("gradient", 2, marks=pytest.mark.slow),
         pytest.param("ema", 1, marks=pytest.mark.slow),
     ],
@@ -51,6 +51,7 @@ def test_six_rounds_and_six_more_are_twelve_bit_for_bit(corpus, tmp_path, update
     assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
 
 
+@pytest.mark.slow
 def test_estimates_over_rounds_go_on_where_they_stood(corpus, tmp_path):
     options = (
         *OPTIONS,

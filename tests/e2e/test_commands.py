@@ -92,6 +92,7 @@ def test_prepare_fills_the_cache_without_training(corpus, tmp_path):
     assert not list(tmp_path.rglob("*.ckpt"))
 
 
+@pytest.mark.slow
 def test_a_sweep_with_a_job_that_fails_leaves_the_results_of_the_others(corpus, tmp_path):
     typed = [a for a in arguments(corpus, tmp_path) if not a.startswith("hydra.")]
     sizes = "model.quantizer.codebook_size=4,0,8"

@@ -105,6 +105,7 @@ def test_the_source_mode_trains_although_its_upper_stages_get_no_gradient_and_st
     assert 3 < state["global_step"] < 200
 
 
+@pytest.mark.slow
 def test_an_error_in_the_processes_is_one_line(corpus, tmp_path, capfd):
     run = train(corpus, tmp_path, "trainer=ddp_cpu", "data.batch_size=5")
     assert run.status == 1

@@ -32,7 +32,7 @@ def test_the_first_module_whose_output_is_not_finite_is_named():
     assert not model[1]._forward_hooks
 
 
-@pytest.mark.parametrize("fused", ["true", "false"])
+@pytest.mark.parametrize("fused", ["true", pytest.param("false", marks=pytest.mark.slow)])
 def test_a_nan_ends_the_run_with_one_line_and_the_last_good_checkpoint(
     corpus, tmp_path, capfd, fused
 ):

@@ -160,6 +160,7 @@ def test_codes_learn_at_a_tenth_of_adams_rate_unless_said():
         assert config.objective.codebook_lr == pytest.approx(0.05)
 
 
+@pytest.mark.slow
 def test_stop_and_go_is_the_same_run(corpus, tmp_path):
     options = ("optimizer=muon", "trainer.max_steps=8", "model.dropout=0.2")
     whole = train(corpus, tmp_path / "whole", *options)

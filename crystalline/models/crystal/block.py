@@ -63,13 +63,12 @@ class Block(nn.Module):
     def forward(
         self,
         x: Float[Tensor, "batch pos d_model"],
-        name: str,
         edits: Edits,
         positions: Int[Tensor, " pos"],
         codes: bool,
         cache: KeyValueCache | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], dict[str, Codes]]:
-        """The stream after the block, and the codes of its sites under their full names."""
+        """The stream after the block, and the codes of its sites; names are within the block."""
         if self.attention is not None:
             x = x + self.attention(self.attention_norm(x), cache)
         found: dict[str, Codes] = {}
@@ -80,10 +79,9 @@ class Block(nn.Module):
             else:
                 parts = []
                 fields = self.fields()
-                for part, (inner, field) in zip(
+                for part, (site, field) in zip(
                     normed.chunk(len(fields), -1), fields.items(), strict=True
                 ):
-                    site = f"{name}.{inner}"
                     y, chosen = field(part, edits.get(site), positions, codes)
                     parts.append(y)
                     if chosen is not None and codes:

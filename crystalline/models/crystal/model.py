@@ -169,10 +169,15 @@ class Crystal(LanguageModel):
         x = self.dropout(self.embedding(tokens) + self.position_embedding(places))
         found: dict[str, Codes] = {}
         for index, block in enumerate(self.blocks):
-            own = None if cache is None else cache.blocks[index]
-            after, chosen = block(x, f"blocks.{index}", edits or {}, places, codes, own)
+            prefix, kept = f"blocks.{index}.", None if cache is None else cache.blocks[index]
+            own = {
+                site.removeprefix(prefix): edit
+                for site, edit in (edits or {}).items()
+                if site.startswith(prefix)
+            }
+            after, chosen = block(x, own, places, codes, kept)
             x = after if self.hand_over is None else torch.where(block.opened, after, x)
-            found |= chosen
+            found |= {prefix + site: made for site, made in chosen.items()}
         if self.norm is not None:
             x = self.norm(x)
         if self.head.bias is None:
@@ -186,6 +191,9 @@ class Crystal(LanguageModel):
     def init_cache(self, batch_size: int) -> Cache:
         attentions = [block.attention for block in self.blocks]
         return Cache([None if a is None else a.init_cache(batch_size) for a in attentions])
+
+    def alike_parts(self) -> list[nn.Module]:
+        return list(self.blocks)
 
     # Life
 

@@ -155,6 +155,7 @@ def test_gates_are_listed_by_place_and_never_decay():
     assert sum(name.endswith(".gate") for name in named) == 2 * len(PLACES)
 
 
+@pytest.mark.slow
 def test_the_weight_of_the_gate_loss_presses_gates_open():
     free, pressed = build(gate="learned"), build(gate="learned", lambda_gate=10.0)
     assert free.loss_weights(0.0)["gate"] == 0

@@ -10,6 +10,7 @@ def build():
     return CrystallineBottleneck(WIDTH, CODES, 1), temperature
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("unchecked")
 def test_the_bottleneck_finds_the_clusters():
     found = learn_clusters(build, rounds=1000, seed=0)
