@@ -14,7 +14,7 @@ import torch
 
 from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
-from crystalline.export import container
+from crystalline.export import container, model_file
 from crystalline.files import atomic_path, write_atomically
 from crystalline.tokenizer import Tokenizer, tokenizer_from_json
 
@@ -44,13 +44,21 @@ def load(path: str | Path) -> Loaded:
     Raises:
         UserError: If the file is missing, damaged or not a checkpoint of this suite.
     """
+    return rebuilt(read(path), path)
+
+
+def rebuilt(state: Mapping[str, Any], path: str | Path) -> Loaded:
+    """Model and tokenizer of a checkpoint that was read from `path`.
+
+    Raises:
+        UserError: If its weights are another model's than its config says.
+    """
     from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from crystalline.command import register
 
     register()  # of resolvers that the config may use
-    state = read(path)
     entry = state["crystalline"]
     config = OmegaConf.create(entry["config"])
     model = instantiate(config.model, vocab_size=entry["vocab_size"], _convert_="all")
@@ -96,10 +104,7 @@ def read(path: str | Path) -> dict[str, Any]:
         raise UserError(f"there is no checkpoint {path}; a run keeps its own in <run>/checkpoints")
     _verify(path)
     try:
-        if container.is_export(path):
-            state = container.read(path)
-        else:
-            state = torch.load(path, map_location="cpu", weights_only=True)
+        state = _content(path)
     except (RuntimeError, EOFError, OSError, KeyError, pickle.UnpicklingError, zipfile.BadZipFile):
         raise UserError(
             f"{path} is damaged or no checkpoint; use another one of its folder"
@@ -115,6 +120,18 @@ def read(path: str | Path) -> dict[str, Any]:
     return state
 
 
+def _content(path: Path) -> Any:
+    version = container.version_of(path)
+    if version is None:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    if version in (1, 2):
+        raise UserError(
+            f"{path} has the published layout of version {version}, which holds weights alone: "
+            "no tokenizer, no configuration; name the checkpoint that it was made from"
+        )
+    return model_file.from_file(container.read(path), path)
+
+
 def write(state: Mapping[str, Any], path: Path) -> None:
     """Save atomically, with the file's SHA-256 beside it as <name>.sha256.
 
@@ -125,21 +142,22 @@ def write(state: Mapping[str, Any], path: Path) -> None:
     old = sums.read_text() if sums.is_file() else ""
     with atomic_path(path) as temporary:
         torch.save(dict(state), temporary)
-        new = _sha256(temporary) + "\n"
+        new = sha256(temporary) + "\n"
         write_atomically(sums, new + old)
     write_atomically(sums, new)
 
 
+def sha256(path: Path) -> str:
+    """Of the file's content, as hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 def _verify(path: Path) -> None:
     sums = _sum_file(path)
-    if sums.is_file() and _sha256(path) not in sums.read_text().split():
+    if sums.is_file() and sha256(path) not in sums.read_text().split():
         raise UserError(f"{path} is damaged (its checksum differs); use another one of its folder")
 
 
 def _sum_file(path: Path) -> Path:
     return path.with_name(path.name + ".sha256")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()

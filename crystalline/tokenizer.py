@@ -168,6 +168,12 @@ def tokenizer_from_json(text: str) -> Tokenizer:
             from crystalline.sentencepiece import SentencePieceTokenizer
 
             return SentencePieceTokenizer(document["pieces"], document["scores"])
+        case "pruned":
+            from crystalline.pruned_tokenizer import PrunedTokenizer
+
+            inner = tokenizer_from_json(json.dumps(document["inner"]))
+            assert isinstance(inner, BPETokenizer)
+            return PrunedTokenizer(inner, document["vocab_size"], document["original"])
         case kind:
             raise ValueError(f"unknown kind of tokenizer: {kind!r}")
 

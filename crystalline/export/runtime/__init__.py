@@ -1,0 +1,1 @@
+"""The neuron-field model in C, without dependencies."""
