@@ -6,6 +6,15 @@ from functools import partial
 import torch
 
 from crystalline.contract import LanguageModel
+from crystalline.models.abstractinator import (
+    AbstractinatorPyramid,
+    AttentionForm,
+    EncoderOptions,
+    EntropyOptions,
+    ExpanderOptions,
+    Segmentation,
+    TopOptions,
+)
 from crystalline.models.crystal import Crystal
 from crystalline.models.crystalline import Crystalline, Selection, Sites
 from crystalline.models.transformer import Transformer
@@ -48,6 +57,17 @@ def crystal(layers: int = 1, **options) -> Crystal:
     )  # fmt: skip
 
 
+def abstractinator(num_levels: int, **options) -> AbstractinatorPyramid:
+    """Segments of at most five symbols; every part as small as it can be."""
+    book = partial(quantizer, codebook_size=16, num_codebooks=1, codebook_dim=8)
+    return AbstractinatorPyramid(
+        VOCAB, CONTEXT, WIDTH, HEADS, num_levels, book,
+        EntropyOptions(d_model=8, num_layers=1, num_heads=2, window=6),
+        Segmentation(max_length=5), EncoderOptions(window=4), ExpanderOptions(num_layers=1),
+        TopOptions(d_model=16, num_layers=1, num_heads=2), AttentionForm(), **options,
+    )  # fmt: skip
+
+
 MODELS: dict[str, Callable[[], LanguageModel]] = {
     "transformer": lambda: Transformer(VOCAB, CONTEXT, WIDTH, 2, HEADS),
     "ziggurat_1": lambda: ziggurat(1),
@@ -81,6 +101,8 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
     "crystal_faithful": lambda: crystal(mode="faithful"),
     "crystal_geometric": lambda: crystal(attention_kind="geometric", fading=4.0, field_heads=2),
     "crystalline_nowhere": lambda: crystalline(places=()),
+    "abstractinator_1": lambda: abstractinator(1),
+    "abstractinator_2": lambda: abstractinator(2, document_end=0),
 }
 
 

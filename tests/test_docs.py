@@ -34,7 +34,15 @@ def keys() -> set[str]:
     """Every dotted key of the config, with each choice that brings keys of its own."""
     register()
     found = set()
-    models = ("ziggurat", "transformer", "crystalline", "sae", "crystal", "crystal/rising_tide_v3")
+    models = (
+        "ziggurat",
+        "transformer",
+        "crystalline",
+        "sae",
+        "crystal",
+        "crystal/rising_tide_v3",
+        "abstractinator",
+    )
     corpora = ("shakespeare", "fsm", "tinyshakespeare", "fineweb")
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for other in (

@@ -77,7 +77,7 @@ def with_weights(content: CrystalFile, model: LanguageModel, rounding: Rounding)
     """The whole file. Parameters are rounded, buffers stored as they are; tied tensors once.
 
     Raises:
-        UserError: If a weight cannot be stored.
+        UserError: If a weight cannot be stored, or `rounding.only` chooses none.
     """
     precision, weights = PRECISIONS[rounding.precision], weights_of(model)
     clip = rounding.clip or precision.clip or "none"
@@ -87,6 +87,7 @@ def with_weights(content: CrystalFile, model: LanguageModel, rounding: Rounding)
     tied = {name: group for group in names.values() for name in group}
     metadata: dict[str, Value] = {"export.precision": rounding.precision}
     found: dict[str, StoredTensor] = {}
+    chosen = 0
     for name, tensor in model.state_dict().items():
         owner, *others = tied.get(name, [name])
         if owner != name:
@@ -94,11 +95,13 @@ def with_weights(content: CrystalFile, model: LanguageModel, rounding: Rounding)
             continue
         array, scheme = _plain(tensor)
         if name in weights and scheme == EXACT and rounding.chooses(owner, *others):
-            scheme = precision.scheme(weights[name])
+            scheme, chosen = precision.scheme(weights[name]), chosen + 1
         try:
             found[name] = StoredTensor.of(array, scheme, clip)
         except ValueError as reason:
             raise UserError(f"{name} {reason}; it cannot be exported as {scheme}") from None
+    if rounding.only is not None and not chosen:
+        raise UserError(f"only={rounding.only}: it is found in no parameter's name")
     return CrystalFile({**content.metadata, **metadata}, {**content.tensors, **found})
 
 

@@ -90,7 +90,6 @@ def test_only_what_is_chosen_is_rounded():
 
     assert rounded("^head") == rounded("embedding.weight$") - {"position_embedding.weight"}
     assert rounded(r"field\.positions") == {f"blocks.{i}.field.positions" for i in (0, 1)}
-    assert rounded("nothing") == set()
 
 
 def test_clipping_can_be_chosen():
@@ -108,3 +107,8 @@ def test_weights_that_are_no_numbers_are_one_line():
     with pytest.raises(UserError, match=r"embedding\.weight is not finite"):
         file_of(model, precision="int8")
     file_of(model)  # as it is
+
+
+def test_an_expression_that_is_found_in_no_name_is_said():
+    with pytest.raises(UserError, match="only=heads: it is found in no parameter's name"):
+        file_of(model_zoo.build("crystal"), precision="int8_rows", only="heads")

@@ -1,0 +1,124 @@
+"""Tokens to codes and back, and what both cost."""
+
+from __future__ import annotations
+
+import torch
+from jaxtyping import Float, Int
+from torch import Tensor
+
+from crystalline.contract import Choice, Codes
+from crystalline.models.abstractinator.descent import as_output, token_costs, top_costs
+from crystalline.models.abstractinator.pyramid import AbstractinatorPyramid
+from crystalline.models.abstractinator.symbols import Sight
+
+
+@torch.no_grad()
+def compress_all(model: AbstractinatorPyramid, tokens: Int[Tensor, "batch pos"]) -> list[Codes]:
+    """The codes of all finished segments, level by level; what follows the last one is left out."""
+    return list(model(tokens, codes=True).codes.values())
+
+
+@torch.no_grad()
+def code_length(
+    model: AbstractinatorPyramid, tokens: Int[Tensor, "batch pos"]
+) -> dict[str, Float[Tensor, " batch"]]:
+    """Nats of a two-part description of every token but the first.
+
+    "tokens": each from those before and the code of its segment (of a segment that is not finished:
+    from what is foretold of it). "codes": of all levels, each from what is above, and the top's
+    from those before. In the order in which they come, a segment's code before its symbols, every
+    term knows the past alone, so their sum bounds -ln p(tokens). "tokens" alone does not: it is the
+    cost of a reconstruction.
+
+    Raises:
+        ValueError: In mode latent_conditioning, which speaks from no code of its own.
+    """
+    _needs_codes(model)
+    climbs, topmost = model.climb(model.read(tokens, None), {}, None)
+    said = model.speak(topmost, None)
+    hidden, costs = model.descend(climbs, said, topmost, own=True)
+    costs.append(top_costs(model.top, model.levels[-1], said, topmost))
+    spent = token_costs(hidden, model.head, climbs[0].symbols)
+    return {
+        "tokens": (spent.nats * spent.real).sum(1),
+        "codes": torch.stack([(cost.nats * cost.real).sum(1) for cost in costs]).sum(0),
+    }
+
+
+@torch.no_grad()
+def expand(
+    model: AbstractinatorPyramid, codes: Int[Tensor, "segment levels"], first: int
+) -> Int[Tensor, " pos"]:
+    """The likeliest tokens, one by one, of segments whose codes are given.
+
+    The model cuts what it writes as it would cut what it reads, so nothing but the codes of its
+    first level and the very first token has to be stored. What comes back is the text if every
+    token was the likeliest one, given its code and those before.
+
+    Args:
+        model: In mode discrete; put into evaluation by the caller.
+        codes: Of one text, in the order of its segments.
+        first: The text's first token.
+
+    Raises:
+        ValueError: In mode latent_conditioning, which speaks from no code of its own.
+    """
+    _needs_codes(model)
+    level, count = model.levels[0], len(codes)
+    book = level.compressor.quantizer
+    assert book is not None
+    cache = model.init_cache(1)
+    part = cache.levels[0]
+    rows = torch.arange(count, device=codes.device)[None]
+    part.contexts.write("context", rows, as_output(book, book.lookup(codes[None]).sum(-2)))
+
+    def told(choice: Choice) -> Tensor:
+        return codes[choice.positions.clamp(max=count - 1)][None]
+
+    token = torch.full((1, 1), first, device=codes.device)
+    written = [token]
+    while True:
+        symbols = model.read(token, cache)
+        sight = Sight(symbols, model.document_end is not None, part.symbols)
+        segments = level.compressor(symbols, sight, None, part, told)
+        if int(part.segmenter.finished) >= count or cache.position + 1 >= model.context_length:
+            return torch.cat(written, 1)[0]
+        document = part.contexts.write("document", segments.cut.aim, symbols.document)
+        contexts = part.contexts.held["context"][:, : part.contexts.length]
+        hidden = level.expand(symbols, sight, segments, contexts, document, part)
+        cache.position += 1
+        token = (hidden @ model.head.T).argmax(-1)
+        written.append(token)
+
+
+@torch.no_grad()
+def generate_bytes(
+    model: AbstractinatorPyramid,
+    prompt: Int[Tensor, "batch pos"],
+    max_new_tokens: int,
+    temperature: float = 1.0,
+) -> Int[Tensor, "batch longer"]:
+    """`prompt` and what follows it; in mode discrete through a code that is drawn a segment.
+
+    Args:
+        model: Put into evaluation by the caller.
+        prompt: At least one token.
+        max_new_tokens: No more than the context has room for are written.
+        temperature: Of tokens; 0: the likeliest ones, through the mean of the foretold codes.
+    """
+    cache = model.init_cache(len(prompt))
+    cache.draw = temperature > 0
+    text, new = prompt, prompt
+    for _ in range(min(max_new_tokens, model.context_length - prompt.shape[1])):
+        scores = model.step(new, cache)[:, -1].float()
+        if temperature > 0:
+            new = torch.multinomial((scores / temperature).softmax(-1), 1)
+        else:
+            new = scores.argmax(-1, keepdim=True)
+        text = torch.cat([text, new], 1)
+    return text
+
+
+def _needs_codes(model: AbstractinatorPyramid) -> None:
+    if model.mode != "discrete":
+        raise ValueError("model.mode must be discrete: else segments are not written from codes")

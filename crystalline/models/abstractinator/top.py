@@ -1,0 +1,53 @@
+"""The language model over the topmost segments."""
+
+from __future__ import annotations
+
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from crystalline.layers.attention_form import AttentionForm
+from crystalline.layers.position_cache import PositionCache
+from crystalline.models.abstractinator.blocks import Stack
+from crystalline.models.abstractinator.code_head import CodeHead
+from crystalline.models.abstractinator.options import TopOptions
+from crystalline.models.abstractinator.symbols import Sight, Symbols, VectorInput
+
+
+class CodeSequenceTransformer(nn.Module):
+    """A causal transformer over the vectors of finished segments: row s knows segments before s.
+
+    Args:
+        options: Sizes.
+        d_input: Width of the vectors, and of what it says.
+        length: Symbols that there may be.
+        codebook_dim: Width of the codes that it foretells; None: it foretells none.
+        attention: Form and backend.
+        dropout: On its input and on what blocks write.
+    """
+
+    def __init__(
+        self,
+        options: TopOptions,
+        d_input: int,
+        length: int,
+        codebook_dim: int | None,
+        attention: AttentionForm,
+        dropout: float,
+    ) -> None:
+        super().__init__()
+        d_model = options.d_model
+        self.input = VectorInput(d_input, d_model)
+        self.dropout = nn.Dropout(dropout)
+        self.stack = Stack(
+            options.num_layers, d_model, options.num_heads, length, attention, dropout
+        )
+        self.norm = nn.LayerNorm(d_model, bias=False)
+        self.out = nn.Linear(d_model, d_input, bias=False)
+        self.code_head = None if codebook_dim is None else CodeHead(d_input, codebook_dim)
+
+    def forward(
+        self, symbols: Symbols, sight: Sight, caches: list[PositionCache] | None = None
+    ) -> Float[Tensor, "batch pos d_input"]:
+        """What is to be said of the segment after each symbol."""
+        x = self.dropout(self.input(symbols))
+        return self.out(self.norm(self.stack(x, sight.past(None), sight.positions, caches)))
