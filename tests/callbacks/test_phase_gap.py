@@ -22,13 +22,16 @@ def aligned(corpus, tmp_path_factory):
     return train(corpus, folder, *BLIND, "data.windows=overlap", model="transformer")
 
 
-@pytest.mark.usefixtures("unchecked")
-def test_fixed_starts_teach_the_place_and_a_random_phase_does_not(aligned, corpus, tmp_path):
+def test_fixed_starts_teach_the_place(aligned):
+    gap = float(aligned.column("phase_gap")[-1])
+    assert gap > 0.08
+    assert aligned.summary["phase_gap"] == pytest.approx(gap, abs=1e-6)
+
+
+@pytest.mark.slow
+def test_a_random_phase_does_not(corpus, tmp_path):
     moving = train(corpus, tmp_path, *BLIND, "data.windows=shuffle", model="transformer")
-    gaps = [float(run.column("phase_gap")[-1]) for run in (aligned, moving)]
-    assert gaps[0] > 0.08
-    assert abs(gaps[1]) < 0.03, gaps
-    assert aligned.summary["phase_gap"] == pytest.approx(gaps[0], abs=1e-6)
+    assert abs(float(moving.column("phase_gap")[-1])) < 0.03
 
 
 def test_the_summary_says_what_each_part_is_worth(aligned):

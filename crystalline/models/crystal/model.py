@@ -8,7 +8,6 @@ Source: a published series of scripts; docs/crystal.md says what was kept and wh
 from __future__ import annotations
 
 from collections.abc import Sequence
-from copy import deepcopy
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -24,11 +23,17 @@ from crystalline.layers.mlp import MLP
 from crystalline.layers.parts import Parts
 from crystalline.models.crystal.attention import DotAttention, GeometricAttention
 from crystalline.models.crystal.block import Block, FieldHeads
-from crystalline.models.crystal.field import NULL_LOGIT, NeuronField
+from crystalline.models.crystal.field import NeuronField
 from crystalline.models.crystal.freezing import Freezing
 from crystalline.models.crystal.growth import Growth
 from crystalline.models.crystal.lifecycle import Lifecycle, Manner
 from crystalline.models.crystal.scales import Scales
+from crystalline.models.crystal.shipping import (
+    Facts,
+    config_without_room,
+    runtime_facts,
+    without_room,
+)
 from crystalline.models.crystal.stack import HandOver
 from crystalline.models.crystal.switches import SWITCHES
 from crystalline.models.modes import resolve
@@ -322,49 +327,13 @@ class Crystal(LanguageModel):
     # Files
 
     def for_export(self) -> Crystal:
-        """Without room for neurons and blocks to come, and without what growth remembers."""
-        found = deepcopy(self)
-        found.blocks = Parts(block for block in found.blocks if block.opened)
-        for field in found.fields().values():
-            field.shrink()
-        found.lives, found.hand_over, found.annealing, found.epochs = Parts(), None, None, 0
-        return found.requires_grad_(False)
+        return without_room(self)
 
     def export_config(self, config: dict[str, Any]) -> dict[str, Any]:
-        found = self.for_export()
-        room = [[len(f.alive) for f in block.fields().values()] for block in found.blocks]
-        config = config | {"num_layers": len(found.blocks), "epochs": 0}
-        config |= dict.fromkeys(("growth", "freezing", "scales", "hand_over", "annealing"))
-        if all(room):
-            config["capacity"] = [max(rooms) for rooms in room]
-            config["founders"] = min(min(rooms) for rooms in room)
-        return config
+        return config_without_room(self, config)
 
-    def runtime_metadata(self) -> dict[str, int | float | str | bool] | None:
-        fields = list(self.fields().values())
-        plain = all(
-            isinstance(b.attention, DotAttention | None)
-            and (b.attention is None or b.attention.fading is None)
-            for b in self.blocks
-        )
-        if not plain or len(fields) != len(self.blocks):
-            return None
-        found: dict[str, int | float | str | bool] = {
-            "arch": "crystal",
-            "vocab_size": self.vocab_size,
-            "context_length": self.context_length,
-            "d_model": self.embedding.embedding_dim,
-            "d_mlp": self.blocks[0].mlp.up.out_features,
-            "num_layers": len(self.blocks),
-            "num_heads": 0 if self.switches.attention == "none" else self.num_heads,
-            "norm_eps": self.blocks[0].mlp_norm.eps,
-            "activation": "gelu_erf",
-            "width": self.switches.width,
-            "width_factor": float(fields[0].reach),
-            "final_norm": self.norm is not None,
-            "head_bias": self.head.bias is not None,
-        }
-        return found | ({"null_logit": NULL_LOGIT} if fields[0].null_slot else {})
+    def runtime_metadata(self) -> Facts | None:
+        return runtime_facts(self)
 
     # Building
 
