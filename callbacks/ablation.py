@@ -10,8 +10,7 @@ from lightning import Callback, Trainer
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part
 from crystalline.errors import UserError
-from crystalline.eval_mode import evaluating
-from crystalline.layers.cross_entropy import IGNORED
+from crystalline.metrics.token_loss import mean_nats
 
 
 class Ablation(Callback):
@@ -38,7 +37,7 @@ class Ablation(Callback):
             return
         with undisturbed(pl_module):
             part = validation_part(trainer, pl_module, self.positions)
-            whole = _loss(pl_module.model, part)
+            whole = mean_nats(pl_module.model, part)
             self.figures = {
                 f"ablation/{name}": _silenced(pl_module.model, parameters, part) - whole
                 for name, parameters in pl_module.model.ablations().items()
@@ -51,17 +50,7 @@ def _silenced(model: Any, parameters: list[torch.nn.Parameter], part: Any) -> fl
     for parameter in parameters:
         parameter.zero_()
     try:
-        return _loss(model, part)
+        return mean_nats(model, part)
     finally:
         for parameter, before in zip(parameters, kept, strict=True):
             parameter.copy_(before)
-
-
-def _loss(model: Any, part: Any) -> float:
-    """Nats a token."""
-    total, count = 0.0, 0
-    with evaluating(model):
-        for tokens, targets in part:
-            total += float(model(tokens).cross_entropy(targets).nats.sum())
-            count += int((targets != IGNORED).sum())
-    return total / count

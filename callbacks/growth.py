@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 import lightning
-import torch.distributed as dist
 
+from callbacks.code_changes import follow_rank_0
 from callbacks.renewals import follow
 from crystalline.contract import Renewal
 
@@ -29,17 +29,16 @@ class Growth(lightning.Callback):
         self, trainer: lightning.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         model, total, step = pl_module.model, pl_module.total_steps, trainer.global_step
-        if not model.epochs:
+        done, now = model.epochs_after(step - 1, total), model.epochs_after(step, total)
+        if now == done:
             return
-        done, now = ((step - 1) * model.epochs // total, step * model.epochs // total)
         loss = trainer.callback_metrics.get("val/loss")
         renewals: list[Renewal] = []
         for epoch in range(done + 1, now + 1):
             renewals += model.end_epoch(epoch, self.seed, None if loss is None else float(loss))
-        if now > done and trainer.world_size > 1:
-            for tensor in model.state_dict().values():
-                dist.broadcast(tensor, src=0)
+        if trainer.world_size > 1:
+            follow_rank_0(model)
         for renewal in renewals:
             follow(trainer.optimizers, renewal)
-        if now > done and pl_module.logs_now:
+        if pl_module.logs_now:
             pl_module.record(model.population())

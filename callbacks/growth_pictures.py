@@ -114,4 +114,4 @@ class GrowthPictures(lightning.Callback):
 
 def _epoch(step: int, pl_module: Any) -> int:
     """Epochs that have ended after so many rounds."""
-    return step * pl_module.model.epochs // pl_module.total_steps
+    return pl_module.model.epochs_after(step, pl_module.total_steps)

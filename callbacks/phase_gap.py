@@ -6,7 +6,7 @@ and token alone can learn what followed. Read from other starts, the same text i
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ import torch
 from lightning import Callback, Trainer
 
 from crystalline.errors import UserError
-from crystalline.eval_mode import evaluating
+from crystalline.metrics.token_loss import mean_nats
 
 
 class PhaseGap(Callback):
@@ -65,12 +65,12 @@ class PhaseGap(Callback):
 
 
 def _loss(pl_module: Any, ids: np.ndarray, starts: np.ndarray, length: int) -> float:
-    """Nats a token."""
-    total = 0.0
-    with evaluating(pl_module.model):
+    """Nats a token of the windows that start there."""
+
+    def batches() -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
         for part in np.array_split(starts, -(-len(starts) // 64)):
             rows = ids[part[:, None] + np.arange(length + 1)].astype(np.int64)
             tokens = torch.from_numpy(rows).to(pl_module.device)
-            output = pl_module.model(tokens[:, :-1])
-            total += float(output.cross_entropy(tokens[:, 1:].contiguous()).nats.sum())
-    return total / (len(starts) * length)
+            yield tokens[:, :-1], tokens[:, 1:].contiguous()
+
+    return mean_nats(pl_module.model, batches())

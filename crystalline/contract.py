@@ -31,6 +31,23 @@ class Choice:
     without: Callable[[Bool[Tensor, "books codebook_size"]], Int[Tensor, "batch pos k"]]
     """`without(banned)`: what the site would choose if these codes were not in its books."""
 
+    @classmethod
+    def of_best(
+        cls,
+        scores: Float[Tensor, "batch pos codebook_size"],
+        k: int,
+        positions: Int[Tensor, " pos"] | None = None,
+    ) -> Choice:
+        """The k codes of largest score; positions count from 0 if none are given."""
+        scores = scores.detach()
+        if positions is None:
+            positions = torch.arange(scores.shape[1], device=scores.device)
+
+        def without(banned: Bool[Tensor, "1 codebook_size"]) -> Tensor:
+            return scores.masked_fill(banned, -torch.inf).topk(k, dim=-1).indices
+
+        return cls(scores.topk(k, dim=-1).indices, positions, without)
+
 
 Edit = Callable[[Choice], Tensor]
 """`edit(choice) -> indices`, applied between selection and lookup."""
@@ -183,6 +200,10 @@ class LanguageModel(nn.Module, ABC):
         """Called after the optimizers' steps; `skip`: they were left out, for want of numbers."""
         for book in self.codebooks().values():
             book.end_round(skip)
+
+    def epochs_after(self, rounds: int, total: int) -> int:
+        """How many of the model's epochs have ended after so many of `total` rounds."""
+        return rounds * self.epochs // total
 
     def end_epoch(self, epoch: int, seed: int, loss: float | None) -> list[Renewal]:
         """Called after each of `epochs` equal parts of training: parts may grow and freeze.

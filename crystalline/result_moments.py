@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from crystalline.errors import UserError
-from crystalline.results import number
 
 _ABOUT = (
     "command", "overrides", "choices", "device", "devices", "precision", "seed", "versions",
@@ -45,7 +44,7 @@ def moments(folder: Path, summary: dict[str, Any], rounds: Sequence[int]) -> lis
             if since < row["step"] <= wanted and "loss/prediction" in row
         ]
         kept = {name: summary[name] for name in _ABOUT if name in summary}
-        measured = {k: v for k, v in validated[place].items() if number(v) is not None}
+        measured = validated[place]
         kept |= {k: v for k, v in measured.items() if k.startswith(("val/", "phase_gap"))}
         kept |= {f"study/{k}": v for k, v in measured.items() if k.startswith("field/")}
         kept |= {"steps": wanted, "tokens_seen": measured.get("tokens_seen")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from typing import NamedTuple
 
 import torch
@@ -10,6 +11,8 @@ from jaxtyping import Int
 from torch import Tensor
 from torchmetrics import Metric
 
+from crystalline.contract import LanguageModel
+from crystalline.eval_mode import evaluating
 from crystalline.layers.cross_entropy import IGNORED, CrossEntropy
 
 
@@ -60,6 +63,21 @@ class TokenLoss(Metric):
         return SplitScore(
             float(self.nats / self.targets), float(self.correct / self.targets), count
         )
+
+
+def mean_nats(model: LanguageModel, batches: Iterable[tuple[Tensor, Tensor]]) -> float:
+    """Nats a target, on this process alone, where the model is.
+
+    Args:
+        model: Its modes are the same afterwards.
+        batches: Tokens and targets (-100: not scored), int64 (batch, pos).
+    """
+    nats, count = 0.0, 0
+    with evaluating(model):
+        for tokens, targets in batches:
+            nats += float(model(tokens).cross_entropy(targets).nats.double().sum())
+            count += int((targets != IGNORED).sum())
+    return nats / count
 
 
 def bits_per_byte(nats_per_target: float, bytes_per_target: float | None) -> float | None:

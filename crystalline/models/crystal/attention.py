@@ -6,16 +6,18 @@ themselves: no queries, keys or values are learned, each token is an anchor for 
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from crystalline.layers.attention import KeyValueCache
+from crystalline.layers.attention import KeyValueCache, attend
 
 
-class FrontAttention(nn.Module):
+class FrontAttention(nn.Module, ABC):
     """Causal multi-head attention with biases, positions come with the input.
 
     Args:
@@ -56,28 +58,28 @@ class FrontAttention(nn.Module):
         start = 0 if cache is None else cache.length
         if cache is not None:
             k, v = cache.append(k, v)
-        read = self.read(q, k, v, self._bias(q.shape[-2], k.shape[-2], start, q))
+        read = self.read(q, k, v, start)
         return self.dropout(self.out(rearrange(read, "batch head pos d -> batch pos (head d)")))
 
+    @abstractmethod
     def heads(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """Queries, keys and values, each (batch, head, pos, d_head)."""
-        raise NotImplementedError
 
-    def read(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        """Means of `v`, weighed by scores plus `bias`."""
-        raise NotImplementedError
+    @abstractmethod
+    def read(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+        """Means of `v` over the past, for queries from position `start` on."""
 
     def init_cache(self, batch: int) -> KeyValueCache:
         d_head = self.out.in_features // self.num_heads
         return KeyValueCache(batch, self.num_heads, self.context_length, d_head, self.out.weight)
 
-    def _bias(self, queries: int, keys: int, start: int, like: Tensor) -> Float[Tensor, "q k"]:
+    def bias(self, q: Tensor, k: Tensor, start: int) -> Float[Tensor, "q k"]:
         """-inf for the future, minus the gap over `fading` for the past."""
-        gap = torch.arange(queries, device=like.device)[:, None] + start
-        gap = gap - torch.arange(keys, device=like.device)
-        bias = torch.zeros_like(gap, dtype=like.dtype)
+        gap = torch.arange(q.shape[-2], device=q.device)[:, None] + start
+        gap = gap - torch.arange(k.shape[-2], device=q.device)
+        bias = torch.zeros_like(gap, dtype=q.dtype)
         if self.fading is not None:
-            bias = -gap.to(like.dtype) / self.fading
+            bias = -gap.to(q.dtype) / self.fading
         return bias.masked_fill(gap < 0, -torch.inf)
 
 
@@ -104,8 +106,10 @@ class DotAttention(FrontAttention):
         )
         return q, k, v
 
-    def read(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
-        return F.scaled_dot_product_attention(q, k, v, attn_mask=bias)
+    def read(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
+        if self.fading is None:
+            return attend(q, k, v, start)
+        return F.scaled_dot_product_attention(q, k, v, attn_mask=self.bias(q, k, start))
 
 
 class GeometricAttention(FrontAttention):
@@ -126,11 +130,11 @@ class GeometricAttention(FrontAttention):
         part = rearrange(x, "batch pos (head d) -> batch head pos d", head=self.num_heads)
         return part, part, part
 
-    def read(self, q: Tensor, k: Tensor, v: Tensor, bias: Tensor) -> Tensor:
+    def read(self, q: Tensor, k: Tensor, v: Tensor, start: int) -> Tensor:
         with torch.autocast(q.device.type, enabled=False):
             # Not by a matrix product: a token lies at distance 0 from itself, where that is coarse.
             distance = torch.cdist(
                 q.float(), k.float(), compute_mode="donot_use_mm_for_euclid_dist"
             )
-        scores = bias - distance / F.softplus(self.width)[:, None, None]
+        scores = self.bias(q, k, start) - distance / F.softplus(self.width)[:, None, None]
         return scores.softmax(-1).to(v.dtype) @ v

@@ -14,7 +14,7 @@ from typing import Literal
 
 import torch
 import torch.nn.functional as F
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Choice, Codes, Edit
@@ -150,17 +150,11 @@ class NeuronField(nn.Module):
         y = weights.to(self.values.dtype) @ self.values
         if edit is None and not codes:
             return y.to(x.dtype), None
-        chosen = logits.detach().topk(self.num_codes, dim=-1).indices
+        choice = Choice.of_best(logits, self.num_codes, positions)
+        chosen = choice.indices
         shares = weights.gather(-1, chosen)
         if edit is not None:
-            if positions is None:
-                positions = torch.arange(x.shape[1], device=x.device)
-
-            def without(banned: Bool[Tensor, "1 capacity"]) -> Tensor:
-                left = logits.detach().masked_fill(banned, -torch.inf)
-                return left.topk(self.num_codes, dim=-1).indices
-
-            wanted = edit(Choice(chosen, positions, without))
+            wanted = edit(choice)
             moved = self.values[wanted] - self.values[chosen]
             y = y + (shares[..., None].to(moved.dtype) * moved).sum(-2)
             chosen = wanted

@@ -94,9 +94,8 @@ class Lifecycle(nn.Module):
         field = self.field
         living, frozen = int(field.alive.sum()), int(field.frozen.sum())
         count = growth.births(epoch, self.epochs, living, living - frozen, field.capacity)
-        if count and growth.plateau is not None and not self._stands(growth.plateau, loss):
-            return []
-        if not count:
+        waits = growth.plateau is not None and count and not self._stands(growth.plateau, loss)
+        if not count or waits:
             return []
         parents = growth.parents(field, self.activity, epoch, count)
         generator = torch.Generator().manual_seed(seed)

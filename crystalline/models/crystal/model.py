@@ -241,8 +241,8 @@ class Crystal(LanguageModel):
 
     def end_epoch(self, epoch: int, seed: int, loss: float | None) -> list[Renewal]:
         renewals: list[Renewal] = []
-        for index, life in enumerate(self.lives):
-            block = self.blocks[index * len(self.blocks) // len(self.lives)]
+        homes = [block for block in self.blocks for _ in block.fields()]
+        for index, (block, life) in enumerate(zip(homes, self.lives, strict=False)):
             if self.hand_over is None or (bool(block.opened) and float(block.rate) > 0):
                 renewals += life.end_epoch(epoch, (seed * 1_000_003 + epoch) * 64 + index, loss)
         if self.hand_over is not None:
@@ -269,7 +269,7 @@ class Crystal(LanguageModel):
             columns = {"parent": field.parent, "birth": field.birth, "frozen": field.frozen}
             columns |= {"positions": field.positions, "scale": field.scale, "rate": field.rate}
             columns["activity"] = activity.get(id(field), torch.zeros_like(field.scale))
-            kept = {name: value.detach()[rows].cpu().clone() for name, value in columns.items()}
+            kept = {name: value.detach()[rows].cpu() for name, value in columns.items()}
             found[site] = {"row": rows.cpu(), **kept}
         return found
 

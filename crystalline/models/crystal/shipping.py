@@ -27,8 +27,8 @@ def without_room(model: Crystal) -> Crystal:
 
 def config_without_room(model: Crystal, config: dict[str, Any]) -> dict[str, Any]:
     """The model's configuration, such that it builds `without_room(model)`."""
-    blocks = without_room(model).blocks
-    room = [[len(field.alive) for field in block.fields().values()] for block in blocks]
+    blocks = [block for block in model.blocks if block.opened]
+    room = [[int(f.alive.sum()) for f in block.fields().values()] for block in blocks]
     config = config | {"num_layers": len(blocks), "epochs": 0}
     config |= dict.fromkeys(("growth", "freezing", "scales", "hand_over", "annealing"))
     if all(room):

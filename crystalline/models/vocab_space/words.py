@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import torch
-from jaxtyping import Bool, Float, Int
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Choice, Codes, Edit
@@ -30,16 +29,10 @@ class TopWords(nn.Module):
         positions: Int[Tensor, " pos"] | None = None,
     ) -> tuple[Float[Tensor, "batch pos vocab"], Codes]:
         """The scores, changed where an edit asks for it, and the words chosen."""
-        chosen = scores.detach().topk(self.num_words, dim=-1).indices
+        choice = Choice.of_best(scores, self.num_words, positions)
+        chosen = choice.indices
         if edit is not None:
-            if positions is None:
-                positions = torch.arange(scores.shape[1], device=scores.device)
-
-            def without(banned: Bool[Tensor, "1 vocab"]) -> Tensor:
-                left = scores.detach().masked_fill(banned, float("-inf"))
-                return left.topk(self.num_words, dim=-1).indices
-
-            wanted = edit(Choice(chosen, positions, without))
+            wanted = edit(choice)
             scores, chosen = exchanged(scores, chosen, wanted), wanted
         return scores, Codes(chosen, scores.shape[-1], shared=True)
 
