@@ -123,11 +123,13 @@ class ResidualQuantizer(Codebook):
                 quantized = torch.lerp(target.detach(), quantized, self.rounding)
                 losses["commitment"] = losses["commitment"] * self.rounding
             out = ESTIMATORS[self.estimator](target, quantized)
-            if self.standardiser is not None:
-                out = self.standardiser.restore(out)
-        if self.project_out is not None:
-            out = self.project_out(out)
-        return QuantizerOutput(out.to(x.dtype), indices, losses)
+        return QuantizerOutput(self.as_output(out).to(x.dtype), indices, losses)
+
+    def as_output(self, code: Float[Tensor, "*axes codebook_dim"]) -> Float[Tensor, "*axes d"]:
+        if self.standardiser is not None:
+            with torch.autocast(code.device.type, enabled=False):
+                code = self.standardiser.restore(code)
+        return code if self.project_out is None else self.project_out(code)
 
     @torch.no_grad()
     def _recode(

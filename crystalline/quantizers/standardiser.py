@@ -15,37 +15,43 @@ class Standardiser(nn.Module):
     than codes follow; codes that are left behind die. Batch normalisation in front of a quantizer
     helps for this reason (Lancucki et al. 2020, arXiv:2005.08520). Here statistics of past rounds
     replace those of the batch, so outputs stay causal and independent of accumulation and of the
-    number of processes; one scale serves all channels and is undone afterwards, so lengths are
-    coded too and nothing is lost but the rounding. No gradient passes the statistics.
+    number of processes. One scale serves all channels, unless `per_channel`, and can be undone, so
+    lengths are coded too and nothing is lost but the rounding. No gradient passes the statistics.
 
     Args:
         width: Channels.
         decay: Share of the old statistics kept in each round.
+        per_channel: Whether every channel has a scale of its own.
     """
 
     mean: Float[Tensor, " width"]
-    variance: Float[Tensor, ""]
-    """Mean over channels."""
-    round_sums: Float[Tensor, " width_and_two"]
-    """Sum of the inputs, of their squares, and their number."""
+    variance: Float[Tensor, ...]
+    """Mean over channels, or of each."""
+    rounds: Float[Tensor, ""]
+    """Rounds that the statistics hold; the first one counts in full."""
+    round_sums: Float[Tensor, " sums"]
+    """Sum of the inputs less the old mean, of their squares, and their number."""
 
-    def __init__(self, width: int, decay: float = 0.9) -> None:
+    def __init__(self, width: int, decay: float = 0.9, *, per_channel: bool = False) -> None:
         super().__init__()
         self.decay = decay
+        self.per_channel = per_channel
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(()))
-        self.register_buffer("round_sums", torch.zeros(width + 2), persistent=False)
+        self.register_buffer("variance", torch.ones(width if per_channel else ()))
+        self.register_buffer("rounds", torch.zeros(()))
+        self.register_buffer("round_sums", torch.zeros(2 * width + 1), persistent=False)
 
     @property
-    def scale(self) -> Float[Tensor, ""]:
+    def scale(self) -> Float[Tensor, ...]:
         return (self.variance + 1e-8).sqrt()
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
         """Standardised inputs; in training they are also noted for `end_round`."""
         if self.training:
-            points = x.detach().flatten(0, -2)
+            # Around the old mean: squares of what is common would drown the differences.
+            points = (x.detach() - self.mean).flatten(0, -2)
             count = points.new_full((1,), len(points))
-            self.round_sums += torch.cat([points.sum(0), points.square().sum().view(1), count])
+            self.round_sums += torch.cat([points.sum(0), points.square().sum(0), count])
         return (x - self.mean) / self.scale
 
     def restore(self, y: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
@@ -57,11 +63,12 @@ class Standardiser(nn.Module):
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.round_sums)
         count = self.round_sums[-1]
-        mean = self.round_sums[:-2] / count.clamp(min=1)
-        square = self.round_sums[-2] / count.clamp(min=1) / len(mean)
-        variance = (square - mean.square().mean()).clamp(min=0)
+        moved, square = (self.round_sums[:-1] / count.clamp(min=1)).chunk(2)
+        mean = self.mean + moved
+        variance = self._over_channels((square - moved.square()).clamp(min=0))
         keep = skip | (count == 0)
-        weight = 1 - self.decay
+        self.rounds += 1 - keep.float()
+        weight = (1 / self.rounds.clamp(min=1)).clamp(min=1 - self.decay)
         self.mean.copy_(torch.where(keep, self.mean, self.mean.lerp(mean, weight)))
         self.variance.copy_(torch.where(keep, self.variance, self.variance.lerp(variance, weight)))
         self.round_sums.zero_()
@@ -69,5 +76,9 @@ class Standardiser(nn.Module):
     def init_from_data(self, x: Float[Tensor, "*axes width"]) -> None:
         """Take the statistics of `x`."""
         points = x.flatten(0, -2)
+        self.rounds.fill_(1)
         self.mean.copy_(points.mean(0))
-        self.variance.copy_((points - self.mean).square().mean())
+        self.variance.copy_(self._over_channels((points - self.mean).square().mean(0)))
+
+    def _over_channels(self, variance: Float[Tensor, " width"]) -> Float[Tensor, ...]:
+        return variance if self.per_channel else variance.mean()

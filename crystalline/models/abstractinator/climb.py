@@ -10,7 +10,9 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crystalline.contract import Codes
+from crystalline.layers.parts import Parts
 from crystalline.models.abstractinator.compressor import Segments
+from crystalline.models.abstractinator.level import Abstractinator
 from crystalline.models.abstractinator.symbols import Sight, Symbols
 
 
@@ -22,10 +24,17 @@ class Climb(NamedTuple):
     segments: Segments
 
 
-def own_losses(climbs: Sequence[Climb]) -> dict[str, Float[Tensor, ""]]:
-    """Losses of entropy models and quantizers, by name: means over the levels that have them."""
+def own_losses(
+    levels: Parts[Abstractinator], climbs: Sequence[Climb]
+) -> dict[str, Float[Tensor, ""]]:
+    """Losses on the way up, by name: means over the levels that have them."""
     found: dict[str, list[Tensor]] = {}
-    for climb in climbs:
+    books = None
+    for level, climb in zip(levels, climbs, strict=True):
+        if level.content is not None:
+            value = level.content(climb.symbols, climb.segments, books)
+            found.setdefault("content", []).append(value)
+        books = level.compressor.books
         if climb.segments.entropy_loss is not None:
             found.setdefault("entropy_model", []).append(climb.segments.entropy_loss)
         if climb.segments.chosen is not None:

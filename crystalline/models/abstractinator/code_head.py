@@ -11,8 +11,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crystalline.layers.precision import at_least_fp32
+from crystalline.quantizers.codebook import Codebook
 
-Books = Float[Tensor, "levels codebook_size codebook_dim"]
+Books = Float[Tensor, "levels codebook_size target_dim"]
 
 
 class CodeHead(nn.Module):
@@ -22,10 +23,10 @@ class CodeHead(nn.Module):
     them. The books are read, never trained, by this head.
     """
 
-    def __init__(self, d_model: int, codebook_dim: int) -> None:
+    def __init__(self, d_model: int, target_dim: int) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model, bias=False)
-        self.query = nn.Linear(d_model, codebook_dim, bias=False)
+        self.query = nn.Linear(d_model, target_dim, bias=False)
 
     def scores(
         self,
@@ -37,7 +38,7 @@ class CodeHead(nn.Module):
 
         Args:
             h: States.
-            books: The quantizer's codes.
+            books: The quantizer's `targets`.
             codes: What was chosen; None: each level's best goes on to the next.
         """
         residual = at_least_fp32(self.query(self.norm(h)))
@@ -66,19 +67,18 @@ class CodeHead(nn.Module):
         ).sum(0)
 
     def foretold(
-        self, h: Float[Tensor, "batch pos d_model"], books: Books, *, draw: bool = False
+        self, h: Float[Tensor, "batch pos d_model"], quantizer: Codebook, *, draw: bool = False
     ) -> Float[Tensor, "batch pos codebook_dim"]:
         """The next code as a vector, summed over levels: its mean, or with `draw` one by chance."""
         residual = at_least_fp32(self.query(self.norm(h)))
         parts = []
-        for book in books.detach():
-            chances = self._against(residual, book).softmax(-1)
+        for target, book in zip(quantizer.targets, quantizer.codes.detach(), strict=True):
+            chances = self._against(residual, target).softmax(-1)
             best = chances.argmax(-1)
             if draw:
                 best = torch.multinomial(chances.flatten(0, 1), 1).view_as(best)
-            chosen = F.embedding(best, book)
-            parts.append(chosen if draw else chances @ book)
-            residual = residual - chosen
+            parts.append(F.embedding(best, book) if draw else chances @ book)
+            residual = residual - F.embedding(best, target)
         return torch.stack(parts).sum(0)
 
     def entropy(

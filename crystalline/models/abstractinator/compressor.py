@@ -55,7 +55,7 @@ class SegmentCompressor(nn.Module):
         num_heads: Heads of encoder and pooling.
         length: Symbols that a sequence may have.
         quantizer: Builds the quantizer from `d_model=`; None: segments stay continuous.
-        codebook_dim: Width of the codes of the level below; None if there are none.
+        target_dim: Width of what stands for a code of the level below; None if there are none.
         entropy: Of the entropy model.
         segmentation: The rule.
         encoder: Of encoder and pooling.
@@ -70,7 +70,7 @@ class SegmentCompressor(nn.Module):
         num_heads: int,
         length: int,
         quantizer: Callable[..., Codebook] | None,
-        codebook_dim: int | None,
+        target_dim: int | None,
         entropy: EntropyOptions,
         segmentation: Segmentation,
         encoder: EncoderOptions,
@@ -80,7 +80,7 @@ class SegmentCompressor(nn.Module):
         super().__init__()
         self.options = encoder
         self.entropy_model = (
-            EntropyModel(entropy, vocab_size, d_model, codebook_dim, length, attention, dropout)
+            EntropyModel(entropy, vocab_size, d_model, target_dim, length, attention, dropout)
             if segmentation.reads_entropy
             else None
         )
@@ -97,8 +97,8 @@ class SegmentCompressor(nn.Module):
 
     @property
     def books(self) -> Books | None:
-        """The codes of the quantizer, as targets: no gradient reaches them."""
-        return None if self.quantizer is None else self.quantizer.codes.detach()
+        """What stands for the codes of the quantizer; no gradient reaches it."""
+        return None if self.quantizer is None else self.quantizer.targets
 
     def forward(
         self,

@@ -18,7 +18,6 @@ from crystalline.models.abstractinator.level import Abstractinator
 from crystalline.models.abstractinator.symbols import Symbols
 from crystalline.models.abstractinator.top import CodeSequenceTransformer
 from crystalline.quantizers.codebook import Codebook
-from crystalline.quantizers.residual import ResidualQuantizer
 
 
 class Costs(NamedTuple):
@@ -65,7 +64,7 @@ def descend(
             assert head is not None
             assert book is not None
             draw = cache is not None and cache.draw
-            contexts = as_output(book, head.foretold(said, book.codes, draw=draw))
+            contexts = as_output(book, head.foretold(said, book, draw=draw))
         part = None
         if cache is not None:
             part = cache.levels[index]
@@ -138,8 +137,4 @@ def as_output(
     book: Codebook, code: Float[Tensor, "batch pos codebook_dim"]
 ) -> Float[Tensor, "batch pos d_model"]:
     """A vector among the codes as the quantizer would write it."""
-    if book.standardiser is not None:
-        code = book.standardiser.restore(code)
-    if isinstance(book, ResidualQuantizer) and book.project_out is not None:
-        return book.project_out(code)
-    return code
+    return book.as_output(code)

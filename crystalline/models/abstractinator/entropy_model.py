@@ -31,7 +31,7 @@ class EntropyModel(nn.Module):
         options: Its sizes and head.
         vocab_size: Ids, on the first level; None above.
         d_input: Width of the vectors it reads above the first level.
-        codebook_dim: Width of the codes below; None if there are none.
+        target_dim: Width of what stands for a code below; None if there are none.
         length: Positions that there may be.
         attention: Form and backend.
         dropout: On what the blocks write.
@@ -48,7 +48,7 @@ class EntropyModel(nn.Module):
         options: EntropyOptions,
         vocab_size: int | None,
         d_input: int,
-        codebook_dim: int | None,
+        target_dim: int | None,
         length: int,
         attention: AttentionForm,
         dropout: float,
@@ -75,12 +75,12 @@ class EntropyModel(nn.Module):
             fixed = None if vocab_size is None else torch.randn(vocab_size, width)
             self.register_buffer("targets", fixed)
         elif vocab_size is None:
-            if codebook_dim is None:
+            if target_dim is None:
                 raise ValueError(
                     "model.entropy.head must be gaussian for levels above vectors that are not "
                     "quantized"
                 )
-            self.code_head = CodeHead(d_model, codebook_dim)
+            self.code_head = CodeHead(d_model, target_dim)
 
     def forward(
         self, symbols: Symbols, sight: Sight, caches: list[PositionCache] | None = None

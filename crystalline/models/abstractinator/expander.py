@@ -37,8 +37,8 @@ class DecoderOnlyExpanderRVQ(nn.Module):
         d_model: Width.
         num_heads: Heads.
         length: Symbols that a sequence may have.
-        codebook_dim: Above the first level: width of the codes that it foretells; None: it
-            foretells nothing by itself.
+        target_dim: Above the first level: width of what stands for a code that it foretells;
+            None: it foretells nothing by itself.
         options: Sizes.
         attention: Form and backend.
         dropout: On embeddings and on what blocks write.
@@ -50,7 +50,7 @@ class DecoderOnlyExpanderRVQ(nn.Module):
         d_model: int,
         num_heads: int,
         length: int,
-        codebook_dim: int | None,
+        target_dim: int | None,
         options: ExpanderOptions,
         attention: AttentionForm,
         dropout: float,
@@ -69,7 +69,7 @@ class DecoderOnlyExpanderRVQ(nn.Module):
             options.num_layers, d_model, num_heads, length, attention, dropout, cross=True
         )
         self.norm = nn.LayerNorm(d_model, bias=False)
-        self.code_head = None if codebook_dim is None else CodeHead(d_model, codebook_dim)
+        self.code_head = None if target_dim is None else CodeHead(d_model, target_dim)
 
     def forward(
         self,
@@ -97,7 +97,10 @@ class DecoderOnlyExpanderRVQ(nn.Module):
         told, known = self.context_norm(contexts), self.vector_norm(vectors)
         memory = torch.cat([told + self.kind[0], known + self.kind[1]], dim=1)
         mask = self._rows(sight, cut.aim, contexts.shape[1], vectors.shape[1], document)
-        past = sight.past(self.options.window)
+        local = None
+        if self.options.segment_local:
+            local = cut.aim, sight.written("aim", cut.aim, empty=-1)
+        past = sight.past(self.options.window, local)
         return self.norm(self.stack(x, past, sight.positions, caches, memory, mask))
 
     def _rows(

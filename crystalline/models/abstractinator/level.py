@@ -12,6 +12,7 @@ from crystalline.layers.attention_form import AttentionForm
 from crystalline.layers.position_cache import PositionCache
 from crystalline.models.abstractinator.cache import LevelCache
 from crystalline.models.abstractinator.compressor import SegmentCompressor, Segments
+from crystalline.models.abstractinator.content import ContentHead
 from crystalline.models.abstractinator.expander import DecoderOnlyExpanderRVQ
 from crystalline.models.abstractinator.options import (
     EncoderOptions,
@@ -32,7 +33,7 @@ class Abstractinator(nn.Module):
         num_heads: Heads.
         length: Symbols that a sequence may have.
         quantizer: Builds the quantizer from `d_model=`; None: segments stay continuous.
-        codebook_dim: Width of the codes of the level below; None if there are none.
+        target_dim: Width of what stands for a code of the level below; None if there are none.
         foretells_codes: Whether the expander has a head for the codes below.
         entropy: Of the entropy model.
         segmentation: The rule.
@@ -40,6 +41,7 @@ class Abstractinator(nn.Module):
         expander: Of the expander.
         attention: Form and backend.
         dropout: On embeddings and on what blocks write.
+        content: Whether segments are asked for their symbols; those without a name never are.
     """
 
     def __init__(
@@ -49,7 +51,7 @@ class Abstractinator(nn.Module):
         num_heads: int,
         length: int,
         quantizer: Callable[..., Codebook] | None,
-        codebook_dim: int | None,
+        target_dim: int | None,
         foretells_codes: bool,
         entropy: EntropyOptions,
         segmentation: Segmentation,
@@ -57,17 +59,21 @@ class Abstractinator(nn.Module):
         expander: ExpanderOptions,
         attention: AttentionForm,
         dropout: float,
+        *,
+        content: bool,
     ) -> None:
         super().__init__()
         self.length = length
         self.compressor = SegmentCompressor(
-            vocab_size, d_model, num_heads, length, quantizer, codebook_dim,
+            vocab_size, d_model, num_heads, length, quantizer, target_dim,
             entropy, segmentation, encoder, attention, dropout,
         )  # fmt: skip
         self.expander = DecoderOnlyExpanderRVQ(
-            vocab_size, d_model, num_heads, length, codebook_dim if foretells_codes else None,
+            vocab_size, d_model, num_heads, length, target_dim if foretells_codes else None,
             expander, attention, dropout,
         )  # fmt: skip
+        named = vocab_size is not None or target_dim is not None
+        self.content = ContentHead(vocab_size, d_model, target_dim) if content and named else None
 
     @property
     def max_segments(self) -> int:

@@ -120,6 +120,9 @@ class ExpanderOptions:
     num_layers: int = 2
     window: int | None = 32
     """Positions before its own that a layer sees; None: all."""
+    segment_local: bool = False
+    """Whether it sees none before the one that its segment is first foretold from, so that all else
+    it knows of the past comes from segments."""
     lookback: int = 1
     """Finished segments before its own whose vectors it reads."""
 

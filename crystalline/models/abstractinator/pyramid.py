@@ -10,6 +10,7 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
+from crystalline.compression.description import Description
 from crystalline.contract import Edits, LanguageModel, ModelOutput
 from crystalline.layers.attention_form import AttentionForm
 from crystalline.layers.initialisation import init_weights
@@ -69,6 +70,7 @@ class AbstractinatorPyramid(LanguageModel):
         lambda_entropy: Weight of the entropy models' loss.
         lambda_top_lm: Weight of the top's loss on codes; 0: it foretells no codes.
         lambda_expansion: Weight of the upper expanders' loss on codes; 0: they foretell none.
+        lambda_content: Weight of the loss of `ContentHead`; 0: segments are not asked.
         dropout: On embeddings and on what blocks write.
 
     Raises:
@@ -97,6 +99,7 @@ class AbstractinatorPyramid(LanguageModel):
         lambda_entropy: float = 1.0,
         lambda_top_lm: float = 0.1,
         lambda_expansion: float = 0.1,
+        lambda_content: float = 0.1,
         dropout: float = 0.0,
     ) -> None:
         super().__init__(vocab_size, context_length)
@@ -112,6 +115,7 @@ class AbstractinatorPyramid(LanguageModel):
         self.lambda_entropy = lambda_entropy
         self.lambda_top_lm = lambda_top_lm
         self.lambda_expansion = lambda_expansion
+        self.lambda_content = lambda_content
         check_mode(mode, quantize, segmentation, lambda_top_lm, lambda_expansion)
         levels, length, width = [], context_length, None
         for index in range(num_levels):
@@ -120,12 +124,12 @@ class AbstractinatorPyramid(LanguageModel):
                     None if index else vocab_size, d_model, num_heads, length,
                     quantizer if quantize else None, width, lambda_expansion > 0, entropy,
                     (upper_segmentation or segmentation) if index else segmentation,
-                    encoder, expander, attention, dropout,
+                    encoder, expander, attention, dropout, content=lambda_content > 0,
                 )
             )  # fmt: skip
             length = levels[-1].max_segments + 1
             book = levels[-1].compressor.quantizer
-            width = None if book is None else book.codebook_dim
+            width = None if book is None else book.targets.shape[-1]
         self.levels: Parts[Abstractinator] = Parts(levels)
         self.top = CodeSequenceTransformer(
             top, d_model, length, width if lambda_top_lm > 0 else None, attention, dropout
@@ -151,7 +155,7 @@ class AbstractinatorPyramid(LanguageModel):
         hidden, costs = self.descend(climbs, said, topmost, cache)
         losses: dict[str, Tensor] = {}
         if self.training and cache is None:
-            losses = own_losses(climbs)
+            losses = own_losses(self.levels, climbs)
             if self.top.code_head is not None:
                 losses["top_lm"] = mean_where(*top_costs(self.top, self.levels[-1], said, topmost))
             if costs:
@@ -248,8 +252,14 @@ class AbstractinatorPyramid(LanguageModel):
             "commitment": self.commitment_cost,
             "top_lm": self.lambda_top_lm,
             "expansion": self.lambda_expansion,
+            "content": self.lambda_content,
             "reconstruction": 1.0,
         }
+
+    def description(self) -> Description:
+        from crystalline.models.abstractinator.two_part import TwoPart
+
+        return TwoPart(self) if self.mode == "discrete" else super().description()
 
     def alike_parts(self) -> list[nn.Module]:
         return [part for part in self.modules() if isinstance(part, Block)]

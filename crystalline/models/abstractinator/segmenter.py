@@ -39,6 +39,8 @@ class Cut:
     next symbol. All segments before it are finished, and this is known from the symbols so far."""
     offset: Int[Tensor, "batch pos"]
     """How far into that segment."""
+    place: Int[Tensor, "batch pos"]
+    """How far each symbol is into its own segment."""
     first: Int[Tensor, " batch"]
     """Segments that were finished before the stretch."""
 
@@ -97,7 +99,13 @@ class Segmenter(nn.Module):
         segment = (begun - 1).clamp(max=self.max_segments - 1)
         shift = self.options.shift
         aim = segment[:, shift:]
-        cut = Cut(segment[:, :length], aim, offset[:, shift:], state.finished.clone())
+        cut = Cut(
+            segment[:, :length],
+            aim,
+            offset[:, shift:],
+            offset[:, :length],
+            state.finished.clone(),
+        )
         # One place more than there are symbols: what the next one will find.
         reached = torch.cat([state.begun[:, None], begun], 1).gather(1, count)[:, 0]
         if shift:

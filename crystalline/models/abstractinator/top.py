@@ -20,7 +20,7 @@ class CodeSequenceTransformer(nn.Module):
         options: Sizes.
         d_input: Width of the vectors, and of what it says.
         length: Symbols that there may be.
-        codebook_dim: Width of the codes that it foretells; None: it foretells none.
+        target_dim: Width of what stands for a code that it foretells; None: it foretells none.
         attention: Form and backend.
         dropout: On its input and on what blocks write.
     """
@@ -30,7 +30,7 @@ class CodeSequenceTransformer(nn.Module):
         options: TopOptions,
         d_input: int,
         length: int,
-        codebook_dim: int | None,
+        target_dim: int | None,
         attention: AttentionForm,
         dropout: float,
     ) -> None:
@@ -43,7 +43,7 @@ class CodeSequenceTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.out = nn.Linear(d_model, d_input, bias=False)
-        self.code_head = None if codebook_dim is None else CodeHead(d_input, codebook_dim)
+        self.code_head = None if target_dim is None else CodeHead(d_input, target_dim)
 
     def forward(
         self, symbols: Symbols, sight: Sight, caches: list[PositionCache] | None = None

@@ -138,7 +138,7 @@ def dead_latents(lambda_dead: float) -> list[int]:
     x = F.normalize(random(4, 60, D), dim=-1)
     sae = SparseAutoencoder(D, K, k, "position", dead_positions=2000)
     with torch.no_grad():
-        sae.encoder_bias[:8] = -2.0
+        sae.encoder_bias[:8] = -2.2
     optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     found = []
     for _ in range(70):
@@ -166,7 +166,7 @@ def test_a_planted_dictionary_is_found():
     strength = 0.5 + torch.rand(4, 100, 2)
     x = (atoms[chosen] * strength[..., None]).sum(-2)
     sae = SparseAutoencoder(16, 24, 2, "batch", 2000)
-    optimizer = torch.optim.Adam(sae.parameters(), lr=2e-2)
+    optimizer = torch.optim.Adam(sae.parameters(), lr=1e-2)
     for _ in range(200):
         losses = sae(x, ONES).losses
         optimizer.zero_grad()

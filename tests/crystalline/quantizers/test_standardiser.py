@@ -24,11 +24,27 @@ def test_statistics_follow_the_rounds_and_ignore_how_they_are_cut():
         parts(part)
     for module in (whole, parts):
         module.end_round(NO_SKIP)
-    torch.testing.assert_close(whole.mean, 0.5 * x.flatten(0, 1).mean(0))
+    mean = x.flatten(0, 1).mean(0)
+    torch.testing.assert_close(whole.mean, mean)  # the first round counts in full
     torch.testing.assert_close(parts.mean, whole.mean)
-    spread = (x.flatten(0, 1) - x.flatten(0, 1).mean(0)).square().mean()
-    torch.testing.assert_close(whole.variance, 0.5 + 0.5 * spread, atol=1e-4, rtol=1e-4)
+    spread = (x.flatten(0, 1) - mean).square().mean()
+    torch.testing.assert_close(whole.variance, spread, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(parts.variance, whole.variance, atol=1e-4, rtol=1e-4)
+    for _ in range(2):  # the second by a half, the third by the share that `decay` leaves
+        whole(x + 1)
+        whole.end_round(NO_SKIP)
+    torch.testing.assert_close(whole.mean, mean + 0.75)
+
+
+def test_channels_may_have_scales_of_their_own():
+    x = 30 + torch.tensor([1e-2, 1.0, 100.0]) * torch.randn(50, 7, 3)
+    part = Standardiser(3, decay=0.0, per_channel=True)
+    for _ in range(2):
+        part(x)
+        part.end_round(NO_SKIP)
+    y = part.eval()(x).flatten(0, 1)
+    torch.testing.assert_close(y.std(0), torch.ones(3), atol=2e-2, rtol=0)
+    torch.testing.assert_close(part.restore(part(x)), x)
 
 
 def test_a_batch_does_not_see_its_own_statistics():
