@@ -11,7 +11,7 @@ from hydra.core.override_parser.types import Quote, QuotedString
 
 from crystalline.errors import UserError
 
-_PATH_KEYS = ("ckpt_path", "checkpoint", "baseline", "add")
+_PATH_KEYS = ("ckpt_path", "checkpoint", "baseline", "add", "input", "output")
 _OPTIONS = (
     *("--help", "--hydra-help", "--version", "--info", "--shell-completion"),
     *("--run", "--multirun", "--experimental-rerun", "--cfg", "--resolve", "--package"),

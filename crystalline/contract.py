@@ -10,7 +10,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
@@ -18,6 +18,9 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crystalline.layers.cross_entropy import CrossEntropy, cross_entropy, linear_cross_entropy
+
+if TYPE_CHECKING:
+    from crystalline.compression.description import Description
 
 
 @dataclass(frozen=True)
@@ -187,6 +190,12 @@ class LanguageModel(nn.Module, ABC):
     ) -> Float[Tensor, "batch pos vocab"]:
         """Logits for `tokens` that follow what the cache has seen, as in one forward pass."""
         return self(tokens, cache=cache).logits
+
+    def description(self) -> Description:
+        """How it tells a text symbol by symbol, for an arithmetic coder: by default, its tokens."""
+        from crystalline.compression.description import Description
+
+        return Description(self)
 
     def begin_round(self, progress: float) -> None:
         """Called before each training round, when a share `progress` of training is done."""
