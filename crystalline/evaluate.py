@@ -1,4 +1,4 @@
-"""Score a checkpoint: loss, bits per byte, perplexity and codebook usage of a split."""
+"""Score a checkpoint: loss, bits per byte, perplexity and codebook usage of a split; or tasks."""
 
 from __future__ import annotations
 
@@ -23,6 +23,10 @@ def evaluate(config: DictConfig) -> dict[str, Any]:
     Raises:
         UserError: For a bad key or checkpoint, or a corpus that the checkpoint cannot read.
     """
+    if config.harness is not None or config.hf_model is not None:
+        from crystalline.harness.command import evaluate_tasks
+
+        return evaluate_tasks(config)
     if config.split not in (*SPLITS, "all"):
         raise UserError(f"split must be one of {', '.join(SPLITS)}, all, got {config.split!r}")
     from crystalline.evaluation import data_of, name_of, score, table
