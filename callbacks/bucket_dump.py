@@ -14,14 +14,15 @@ from torch import Tensor
 
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
+from callbacks.validation_part import without_padding
 from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
 from crystalline.interpret.bucket_text import render, side_by_side
 from crystalline.interpret.buckets import BucketTable, Sort, bucket_table
+from crystalline.interpret.code_pages import code_pages
 from crystalline.interpret.coherence import Levels, site_coherence, site_references
 from crystalline.interpret.labels import TokenTraits, token_traits
 from crystalline.interpret.reading import Reading, read, read_inputs
-from datamodules.batch import IGNORED
 
 log = logging.getLogger(__name__)
 
@@ -32,8 +33,9 @@ class BucketDump(Callback):
     """Writes the bucket table at step 0, at intervals and at the end, and an early-late comparison.
 
     `buckets/step_0000500.json` (all buckets), `.txt` (the top ones), `early_late.txt` (the run's
-    first dump beside its last) and, at the end, `coherence.json`. A model without codes gives
-    nothing. Rank 0 works alone; neither random state nor the model's mode changes.
+    first dump beside its last), for models with segments `code_pages.txt` (every code of the latest
+    dump, with places where it stands) and, at the end, `coherence.json`. A model without codes
+    gives nothing. Rank 0 works alone; neither random state nor the model's mode changes.
 
     Args:
         every_n_steps: Rounds between dumps; 0 dumps only first and last.
@@ -118,6 +120,9 @@ class BucketDump(Callback):
         table = bucket_table(reading, _tokenizer(trainer), step=step, top_strings=self.top_strings)
         save_artifact(trainer, f"buckets/step_{step:07d}.json", table.to_json())
         save_artifact(trainer, f"buckets/step_{step:07d}.txt", self._text(table))
+        pages = code_pages(reading, table, _tokenizer(trainer))
+        if pages:
+            save_artifact(trainer, "buckets/code_pages.txt", pages)
         early = _first_dump(Path(trainer.default_root_dir) / "buckets")
         if early is not None and early.step < step:
             text = side_by_side(early, table, top_buckets=self.top_buckets, sort=self.sort)
@@ -173,7 +178,7 @@ class BucketDump(Callback):
         loader = data.val_dataloader() if self.split == "val" else data.train_eval_dataloader()
         left = self.positions
         for batch in loader:
-            for tokens in _without_padding(batch.tokens, batch.targets):
+            for tokens, _ in without_padding(batch.tokens, batch.targets):
                 number = left // tokens.shape[1]
                 if left == self.positions:
                     number = max(number, 1)  # a window may be longer than `positions`
@@ -183,15 +188,6 @@ class BucketDump(Callback):
                 left -= rows.numel()
                 if len(rows) < len(tokens):
                     return
-
-
-def _without_padding(tokens: Tensor, targets: Tensor) -> Iterator[Tensor]:
-    """The batch's rows cut behind their last scored target, rows of one length together."""
-    places = torch.arange(1, tokens.shape[1] + 1)
-    lengths = ((targets != IGNORED) * places).amax(dim=1)
-    for length in lengths.unique().tolist()[::-1]:
-        if length > 0:
-            yield tokens[lengths == length, :length]
 
 
 def _first_tokens(windows: list[Tensor], number: int) -> list[Tensor]:

@@ -52,6 +52,7 @@ def keys() -> set[str]:
             ["data=fsm", "callbacks=states"],
             ["callbacks=steering"],
             ["callbacks=gradients"],
+            ["callbacks=segments"],
             *([f"model=vocab/{name}"] for name in ("v3_assoc", "v11_tpg", "v15_predictive")),
             ["optimizer=muon"],
         ):

@@ -13,6 +13,7 @@ _KEYS = {
     "purity": lambda bucket: (-bucket.purity, -bucket.n_positions, bucket.code),
 }
 _EARLY_WIDTH = 58
+_STRING_WIDTH = 41
 
 
 def render(
@@ -35,17 +36,18 @@ def render(
     lines = [
         f"BUCKET ANALYSIS at step {table.step}: {table.n_tokens:,} tokens, buckets by {sort}.",
         "Purity: share of the positions that hold the commonest string. "
+        "H: entropy in bits, of a code's strings or of a string's codes. "
         "AMI: with class and identity of the last token, 0 = chance.",
     ]
     for level in table.levels:
         if only is not None and (level.site, level.level) not in only:
             continue
-        lines += ["", _heading(level)]
+        lines += ["", heading(level)]
         for bucket in top(table, level, top_buckets, sort):
             lines.append(
                 f"  {bucket.code:>5}  {bucket.n_positions:>7,} positions"
-                f"  {bucket.n_distinct:>6,} distinct  purity {bucket.purity:.2f}   "
-                + _strings(bucket, top_strings)
+                f"  {bucket.n_distinct:>6,} distinct  purity {bucket.purity:.2f}"
+                f"  H {bucket.string_bits:.2f}   " + shown_strings(bucket, top_strings)
             )
     return "\n".join(lines) + "\n"
 
@@ -95,27 +97,37 @@ def top(table: BucketTable, level: Level, number: int, sort: Sort) -> list[Bucke
     return sorted(rows, key=_KEYS[sort])[:number]
 
 
-def _heading(level: Level) -> str:
+def heading(level: Level) -> str:
     spans = (
         "1 token" if level.tokens_per_position == 1 else f"{level.tokens_per_position:.3g} tokens"
     )
     return (
         f"{level.site} level {level.level} ({spans} a position): "
         f"{level.used} of {level.codebook_size} codes used, perplexity {level.perplexity:.1f}, "
-        f"mean purity {level.purity:.3f}, "
+        f"mean purity {level.purity:.3f}, {level.mutual_bits:.2f} bits shared with the string, "
+        f"H(string|code) {level.string_bits_given_code:.2f}, "
+        f"H(code|string) {level.code_bits_given_string:.2f}, "
         f"AMI class {level.class_ami:.3f}, token {level.token_ami:.3f}"
     )
 
 
-def _strings(bucket: Bucket, number: int) -> str:
+def shown_strings(bucket: Bucket, number: int) -> str:
     return "  ".join(
-        f"{json.dumps(string, ensure_ascii=False)} {count:,}"
+        f"{json.dumps(shortened(string), ensure_ascii=False)} {count:,}"
         for string, count in bucket.strings[:number]
     )
 
 
+def shortened(string: str) -> str:
+    """The string, or its beginning and end: segments of segments are long."""
+    if len(string) <= _STRING_WIDTH:
+        return string
+    half = (_STRING_WIDTH - 1) // 2
+    return f"{string[:half]}…{string[-half:]}"
+
+
 def _side(bucket: Bucket, number: int) -> str:
-    return f"{bucket.n_positions:,}x {bucket.purity:.2f}  {_strings(bucket, number)}"
+    return f"{bucket.n_positions:,}x {bucket.purity:.2f}  {shown_strings(bucket, number)}"
 
 
 def _fit(text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import asdict, astuple, dataclass, fields
 from typing import Literal
 
@@ -11,9 +11,11 @@ import numpy as np
 
 from crystalline.errors import UserError
 from crystalline.interpret.information import (
+    Contingency,
     adjusted_mutual_information,
     contingency,
     entropy,
+    string_bits,
 )
 from crystalline.interpret.labels import (
     TokenTraits,
@@ -40,6 +42,8 @@ class Bucket:
     """Different strings among its positions."""
     purity: float
     """Share of its positions that hold its commonest string."""
+    string_bits: float
+    """Entropy of its strings."""
     strings: tuple[tuple[str, int], ...]
     """The commonest strings with their counts. Where a position covers several tokens, the string
     is the text of all of them."""
@@ -62,6 +66,10 @@ class Level:
     """exp of the entropy of the choices."""
     purity: float
     """Mean of the buckets' purities, weighted by positions."""
+    mutual_bits: float
+    """What codes and strings tell of each other, a position; these three are plug-in estimates."""
+    string_bits_given_code: float
+    code_bits_given_string: float
     class_ami: float
     """Adjusted mutual information with the class of a position's last token; 0 is chance."""
     token_ami: float
@@ -144,27 +152,27 @@ def bucket_table(
     levels: list[Level] = []
     buckets: list[Bucket] = []
     for name, site in reading.sites.items():
-        strings, ids = _span_strings(reading.tokens, site, tokenizer)
+        strings, ids = span_strings(reading.tokens, site, tokenizer)
         labels = site_labels(reading, site, traits, classes)
         for level in range(site.num_levels):
             codes, position = site.level(level)
-            rows = list(_count(name, level, codes, ids[position], strings, top_strings))
+            table = contingency(codes, ids[position])
+            values = np.unique(codes), [strings[i] for i in np.unique(ids[position])]
+            rows = list(_count(name, level, table, *values, top_strings))
             amis = (
                 adjusted_mutual_information(contingency(codes, labels["token_class"][position])),
                 adjusted_mutual_information(contingency(codes, labels["token"][position])),
             )
-            levels.append(_summary(name, level, site, rows, amis))
+            levels.append(_summary(name, level, site, rows, string_bits(table), amis))
             buckets.extend(rows)
     return BucketTable(step, len(reading.tokens), tuple(levels), tuple(buckets))
 
 
 def _count(
-    site: str, level: int, codes: np.ndarray, ids: np.ndarray, strings: list[str], top: int
+    site: str, level: int, table: Contingency, codes: np.ndarray, strings: list[str], top: int
 ) -> Iterator[Bucket]:
-    table = contingency(codes, ids)
-    code_values, string_values = np.unique(codes), np.unique(ids)
-    bounds = np.searchsorted(table.rows, np.arange(len(code_values) + 1))
-    for row, code in enumerate(code_values):
+    bounds = np.searchsorted(table.rows, np.arange(len(codes) + 1))
+    for row, code in enumerate(codes):
         cells = slice(bounds[row], bounds[row + 1])
         counts, columns = table.cells[cells], table.columns[cells]
         order = np.argsort(-counts, kind="stable")[:top]
@@ -176,12 +184,18 @@ def _count(
             total,
             len(counts),
             float(counts.max() / total),
-            tuple((strings[string_values[columns[i]]], int(counts[i])) for i in order),
+            entropy(counts) / float(np.log(2)),
+            tuple((strings[columns[i]], int(counts[i])) for i in order),
         )
 
 
 def _summary(
-    site: str, level: int, codes: SiteReading, rows: list[Bucket], amis: tuple[float, float]
+    site: str,
+    level: int,
+    codes: SiteReading,
+    rows: list[Bucket],
+    bits: dict[str, float],
+    amis: tuple[float, float],
 ) -> Level:
     counts = np.array([row.n_positions for row in rows], dtype=np.int64)
     pure = sum(row.purity * row.n_positions for row in rows)
@@ -194,11 +208,14 @@ def _summary(
         len(rows),
         float(np.exp(entropy(counts))),
         float(pure / max(counts.sum(), 1)),
+        bits["mutual_bits"],
+        bits["string_bits_given_code"],
+        bits["code_bits_given_string"],
         *amis,
     )
 
 
-def _span_strings(
+def span_strings(
     tokens: np.ndarray, site: SiteReading, tokenizer: Tokenizer
 ) -> tuple[list[str], np.ndarray]:
     """The different texts that a site's positions cover, and which of them (P,) each one covers."""
@@ -208,12 +225,12 @@ def _span_strings(
     for position, (first, last) in enumerate(zip(site.first, site.last, strict=True)):
         span = tuple(tokens[first : last + 1].tolist())
         if span not in by_span:
-            by_span[span] = known.setdefault(_text(span, tokenizer), len(known))
+            by_span[span] = known.setdefault(span_text(span, tokenizer), len(known))
         ids[position] = by_span[span]
     return list(known), ids
 
 
-def _text(span: tuple[int, ...], tokenizer: Tokenizer) -> str:
+def span_text(span: Iterable[int], tokenizer: Tokenizer) -> str:
     r"""Text of a span; parts of a character as "\xe2", special tokens as EOT or "<id>"."""
     text, pending = "", b""
     for token in span:

@@ -59,6 +59,16 @@ def mutual_information(table: Contingency) -> float:
     return float(max(0.0, (table.cells / total * np.log(table.cells * total / outer)).sum()))
 
 
+def string_bits(table: Contingency) -> dict[str, float]:
+    """I(code; string), H(string | code) and H(code | string), in bits a position."""
+    mutual, bit = mutual_information(table), float(np.log(2))
+    return {
+        "mutual_bits": mutual / bit,
+        "string_bits_given_code": max(entropy(table.column_sums) - mutual, 0.0) / bit,
+        "code_bits_given_string": max(entropy(table.row_sums) - mutual, 0.0) / bit,
+    }
+
+
 def purity(table: Contingency) -> float:
     """Share of positions that carry the commonest label of their code."""
     if table.total == 0:

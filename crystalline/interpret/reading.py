@@ -25,6 +25,8 @@ class SiteReading:
     """(P,) int64: index of the last one."""
     codebook_size: int
     shared: bool
+    segments: bool = False
+    """Whether the model decides where positions end (`Codes.ends`)."""
 
     @property
     def num_levels(self) -> int:
@@ -115,21 +117,23 @@ def _site_part(codes: Codes, offset: int, length: int) -> SiteReading:
     """One batch's codes with flat token indices; `length` is T, `offset` the tokens read before."""
     rows, positions, k = codes.indices.shape
     last = codes.last_tokens().cpu().numpy().astype(np.int64)
-    if codes.ends is None:
-        first = last - (codes.span - 1)
-    else:
-        before = np.concatenate([np.full((rows, 1), -1, dtype=np.int64), last[:, :-1]], axis=1)
-        first = np.minimum(before + 1, last)  # a position that saw nothing new shows its last token
-    row_start = offset + np.arange(rows)[:, None] * length
     real = (
         np.ones((rows, positions), dtype=bool) if codes.mask is None else codes.mask.cpu().numpy()
     )
+    if codes.ends is None:
+        first = last - (codes.span - 1)
+    else:  # padding, which may stand in front too, ends nothing
+        ended = np.maximum.accumulate(np.where(real, last, -1), axis=1)
+        before = np.concatenate([np.full((rows, 1), -1, dtype=np.int64), ended[:, :-1]], axis=1)
+        first = np.minimum(before + 1, last)  # a position that saw nothing new shows its last token
+    row_start = offset + np.arange(rows)[:, None] * length
     return SiteReading(
         codes.indices.cpu().numpy().astype(np.int32)[real].reshape(-1, k),
         (row_start + np.maximum(first, 0))[real],
         (row_start + last)[real],
         codes.codebook_size,
         codes.shared,
+        codes.ends is not None,
     )
 
 
@@ -140,6 +144,7 @@ def _join(parts: list[SiteReading]) -> SiteReading:
         np.concatenate([part.last for part in parts]),
         parts[0].codebook_size,
         parts[0].shared,
+        parts[0].segments,
     )
 
 

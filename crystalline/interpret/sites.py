@@ -93,9 +93,8 @@ def site_positions(codes: Codes, tokens: Int[Tensor, " n"]) -> Int[Tensor, "batc
     token is read.
     """
     last = codes.last_tokens()
-    if codes.mask is not None:
-        last = last.masked_fill(~codes.mask, torch.iinfo(last.dtype).max)
+    if codes.mask is not None:  # padding repeats the end before it, and the first such place counts
+        last = last.masked_fill(~codes.mask, -1).cummax(1).values
     wanted = tokens.to(last.device).expand(len(last), -1).contiguous()
     found = torch.searchsorted(last.contiguous(), wanted)
-    real = last.shape[1] if codes.mask is None else codes.mask.sum(1, keepdim=True)
-    return found.masked_fill(found >= real, -1)
+    return found.masked_fill(found >= last.shape[1], -1)

@@ -38,6 +38,7 @@ def run(tmp_path_factory):
 
 def test_dumps_stand_at_the_start_at_intervals_and_at_the_end(run):
     assert sorted(path.name for path in run.iterdir()) == [
+        "code_pages.txt",
         "coherence.json",
         "early_late.txt",
         *(f"step_000000{n}.{end}" for n in (0, 2, 4, 5) for end in ("json", "txt")),

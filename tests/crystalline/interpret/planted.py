@@ -23,3 +23,16 @@ def site_of(
     codes = codes[:, None] if codes.ndim == 1 else codes
     last = (np.arange(len(codes)) + 1) * span - 1
     return SiteReading(codes, last - span + 1, last, size, shared)
+
+
+def segmented(windows: list[list[str]], codes: list[int] | list[list[int]]) -> Reading:
+    """Windows of segments of a site "s", with these codes; what begins with "~" is in none."""
+    reading = reading_of(["".join(parts).replace("~", "") for parts in windows])
+    parts = [part for window in windows for part in window]
+    ends = np.cumsum([len(part.replace("~", "").encode()) for part in parts])
+    starts = np.concatenate([[0], ends[:-1]])
+    real = np.array([not part.startswith("~") for part in parts])
+    indices = np.array(codes, dtype=np.int32)
+    indices = indices[:, None] if indices.ndim == 1 else indices
+    found = SiteReading(indices, starts[real], ends[real] - 1, 16, False, segments=True)
+    return Reading(reading.tokens, reading.window_start, {"s": found})

@@ -8,10 +8,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalline.errors import UserError
-from crystalline.interpret.bucket_text import render, side_by_side, top
+from crystalline.interpret.bucket_text import render, shortened, side_by_side, top
 from crystalline.interpret.buckets import BucketTable, bucket_table
 from crystalline.interpret.reading import read
 from crystalline.tokenizer import ByteTokenizer
+from tests.crystalline.interpret.planted import segmented
 from tests.tiny_models import Plain, RunningMean
 
 TEXT = "The house – old and low – stood, it seemed, for ages. Who lived there?"
@@ -88,6 +89,27 @@ def test_used_codes_perplexity_and_purity_summarise_the_buckets():
         assert 1 <= level.perplexity <= level.used + 1e-9
         pure = sum(b.purity * b.n_positions for b in rows) / level.n_positions
         assert level.purity == pytest.approx(pure)
+
+
+def test_entropies_of_strings_and_codes_are_those_counted_by_hand():
+    reading = segmented([["ab", "ab", "c", "c", "d", "d", "d", "d"]], [0, 0, 0, 0, 1, 1, 2, 2])
+    table = bucket_table(reading, ByteTokenizer())
+    assert [b.string_bits for b in table.buckets] == pytest.approx([1, 0, 0])
+    (level,) = table.levels
+    assert level.mutual_bits == pytest.approx(1)
+    assert level.string_bits_given_code == pytest.approx(0.5)
+    assert level.code_bits_given_string == pytest.approx(0.5)
+    assert level.purity == 6 / 8
+    assert "1.00 bits shared with the string, H(string|code) 0.50, H(code|string) 0.50" in render(
+        table
+    )
+
+
+def test_long_strings_are_shown_by_their_beginning_and_end():
+    reading = segmented([["a" * 30 + "b" * 30]], [0])
+    text = render(bucket_table(reading, ByteTokenizer()))
+    assert f'"{"a" * 20}…{"b" * 20}" 1' in text
+    assert shortened("c" * 41) == "c" * 41
 
 
 def test_json_gives_the_same_table_back():

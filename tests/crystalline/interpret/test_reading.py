@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 import torch
 
+from crystalline.contract import Codes
 from crystalline.interpret.reading import SiteReading, read, read_inputs
 from tests.tiny_models import Plain, RunningMean
 
@@ -28,6 +29,23 @@ def test_segments_cover_the_tokens_since_the_end_before_and_padding_is_left_out(
         (10, 10),
         (11, 14),
     ]
+
+
+class Led(RunningMean):
+    """Padding stands in front, and says that it ends where the sequence does."""
+
+    def _codes(self, tokens, x, edits):
+        mask = torch.tensor([[False, True, True, False]])
+        ends = torch.tensor([[9, 3, 6, 9]])
+        return {"led": Codes(torch.zeros(1, 4, 1, dtype=torch.int64), 2, mask=mask, ends=ends)}
+
+
+def test_padding_in_front_of_segments_ends_nothing():
+    reading = read(Led(), [torch.randint(257, (1, 10))])
+    site = reading.sites["led"]
+    assert list(zip(site.first.tolist(), site.last.tolist(), strict=True)) == [(0, 3), (4, 6)]
+    assert site.segments
+    assert not read(RunningMean(), [torch.randint(257, (1, 10))]).sites["pairs"].segments
 
 
 def test_a_shared_book_has_one_level_with_k_entries_a_position():

@@ -1,4 +1,7 @@
-from crystalline.interpret.sites import layer_of
+import torch
+
+from crystalline.contract import Codes
+from crystalline.interpret.sites import layer_of, site_positions
 
 
 def test_the_layer_of_a_site_is_the_first_number_of_its_name():
@@ -6,3 +9,11 @@ def test_the_layer_of_a_site_is_the_first_number_of_its_name():
     assert layer_of("stages.0.blocks.2.quantizer") == 0
     assert layer_of("layers.12") == 12
     assert layer_of("mlp2.quantizer") is None
+
+
+def test_padding_covers_no_token_wherever_it_stands():
+    mask = torch.tensor([[False, True, True, False]])
+    ends = torch.tensor([[9, 3, 6, 9]])
+    codes = Codes(torch.zeros(1, 4, 1, dtype=torch.int64), 2, mask=mask, ends=ends)
+    tokens = torch.tensor([0, 3, 4, 6, 7, 9])
+    assert site_positions(codes, tokens).tolist() == [[1, 1, 2, 2, -1, -1]]
