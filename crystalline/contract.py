@@ -197,6 +197,15 @@ class LanguageModel(nn.Module, ABC):
 
         return Description(self)
 
+    def load_base(self, name: str, base: LanguageModel) -> None:
+        """Take over the weights of a trained model; every one it has must find its place.
+
+        Args:
+            name: Argument that the model was built with: one like `base`, with other weights.
+            base: In which they are.
+        """
+        self.get_submodule(name).load_state_dict(base.state_dict())
+
     def begin_round(self, progress: float) -> None:
         """Called before each training round, when a share `progress` of training is done."""
         for book in self.codebooks().values():

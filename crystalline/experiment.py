@@ -22,7 +22,7 @@ from callbacks.interruption import GracefulStop
 from callbacks.throughput import Throughput, peak_memory_mib
 from callbacks.verdict import Verdict
 from crystalline import checkpoint
-from crystalline.base_model import take_base
+from crystalline.base_model import take_bases
 from crystalline.contract import LanguageModel
 from crystalline.devices import resolve_devices
 from crystalline.errors import UserError
@@ -52,11 +52,11 @@ class Experiment:
         self.data = _instantiate(config.data)
         self.data.prepare_data()
         self.data.setup("fit")
-        base = take_base(config.model, self.data.tokenizer)
+        bases = take_bases(config.model, self.data.tokenizer)
         lightning.seed_everything(config.seed, verbose=False)
         self.model: LanguageModel = _instantiate(config.model, vocab_size=self.data.vocab_size)
-        if base is not None:
-            self.model.get_submodule("base").load_state_dict(base)
+        for name, base in bases.items():
+            self.model.load_base(name, base)
         self.callbacks = [_instantiate(node) for node in config.callbacks.values() if node]
         self.loggers = [_instantiate(node) for node in config.logger.values() if node]
 

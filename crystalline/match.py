@@ -24,14 +24,14 @@ def match(config: DictConfig) -> dict[str, Any]:
     import torch
     from hydra.utils import instantiate
 
-    from crystalline.base_model import take_base
+    from crystalline.base_model import take_bases
     from crystalline.contract import LanguageModel
     from crystalline.equal_cost import Cost, cost_of, parameters, training_flops, widened
 
     data = instantiate(config.data, _convert_="all")
     data.prepare_data()
     data.setup("fit")
-    take_base(config.model, data.tokenizer)
+    take_bases(config.model, data.tokenizer)
     own = cost_of(instantiate(config.model, vocab_size=data.vocab_size, _convert_="all"))
 
     def build(d_model: int, d_mlp: int) -> LanguageModel:

@@ -10,10 +10,12 @@ from crystalline.models.abstractinator import (
     AbstractinatorPyramid,
     AttentionForm,
     EncoderOptions,
+    EntropyLanguageModel,
     EntropyOptions,
     ExpanderOptions,
     Segmentation,
     TopOptions,
+    TopOverLevels,
 )
 from crystalline.models.crystal import Crystal
 from crystalline.models.crystalline import Crystalline, Selection, Sites
@@ -103,6 +105,12 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
     "crystalline_nowhere": lambda: crystalline(places=()),
     "abstractinator_1": lambda: abstractinator(1),
     "abstractinator_2": lambda: abstractinator(2, document_end=0),
+    "abstractinator_entropy": lambda: EntropyLanguageModel(
+        VOCAB, CONTEXT, EntropyOptions(d_model=8, num_heads=2, window=6), AttentionForm(), 0
+    ),
+    "abstractinator_top": lambda: TopOverLevels(
+        VOCAB, CONTEXT, abstractinator(2, mode="discrete"), TopOptions(16, 1, 2), AttentionForm()
+    ),
 }
 
 

@@ -42,6 +42,7 @@ def keys() -> set[str]:
         "crystal",
         "crystal/rising_tide_v3",
         "abstractinator",
+        "abstractinator_top",
     )
     corpora = ("shakespeare", "fsm", "tinyshakespeare", "fineweb")
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):

@@ -126,11 +126,6 @@ class Codebook(nn.Module, ABC):
         offsets = torch.arange(self.num_codebooks, device=indices.device) * self.codebook_size
         return F.embedding(indices + offsets, self.codes.flatten(0, 1))
 
-    @property
-    def targets(self) -> Float[Tensor, "levels codebook_size target"]:
-        """What stands for each code where a head foretells codes by scalar products; constant."""
-        return self.codes.detach()
-
     def as_output(self, code: Float[Tensor, "*axes codebook_dim"]) -> Float[Tensor, "*axes d"]:
         """A vector among the codes as `forward` would return it."""
         return code

@@ -44,7 +44,10 @@ class ResidualQuantizer(Codebook):
         warmup: Share of training over which what leaves the quantizer turns from the input into the
             codes, linearly, and the commitment loss sets in: a young network that is rounded learns
             to say little. Evaluation always rounds.
-        standardise: Whether inputs are brought to mean 0 and unit scale for coding, and back after.
+        standardise: Whether inputs are brought to mean 0 and unit scale for coding.
+        restore: Whether that is undone afterwards. If not, what leaves differs from input to input
+            as much as codes do, however little inputs differ; their gradient then skips the
+            division, which would make it huge.
         d_input: Width of the input; given, the two linear maps are there whatever their widths.
 
     Raises:
@@ -68,6 +71,7 @@ class ResidualQuantizer(Codebook):
         level_dropout: float = 0.0,
         warmup: float = 0.0,
         standardise: bool = False,
+        restore: bool = True,
         d_input: int | None = None,
     ) -> None:
         if estimator not in ESTIMATORS:
@@ -90,6 +94,7 @@ class ResidualQuantizer(Codebook):
         self.estimator = estimator
         self.level_dropout = level_dropout
         self.warmup = warmup
+        self.restore = restore
         self.register_buffer("rounding", torch.ones(()), persistent=False)
         mapped = d_input is not None or width != d_model
         self.project_in = nn.Linear(d_input or d_model, width, bias=False) if mapped else None
@@ -126,7 +131,7 @@ class ResidualQuantizer(Codebook):
         return QuantizerOutput(self.as_output(out).to(x.dtype), indices, losses)
 
     def as_output(self, code: Float[Tensor, "*axes codebook_dim"]) -> Float[Tensor, "*axes d"]:
-        if self.standardiser is not None:
+        if self.standardiser is not None and self.restore:
             with torch.autocast(code.device.type, enabled=False):
                 code = self.standardiser.restore(code)
         return code if self.project_out is None else self.project_out(code)
@@ -165,7 +170,10 @@ class ResidualQuantizer(Codebook):
     def _encode(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
         target = self.project(x)
         with torch.autocast(x.device.type, enabled=False):
-            return target if self.standardiser is None else self.standardiser(target)
+            if self.standardiser is None:
+                return target
+            standard = self.standardiser(target)
+            return standard if self.restore else target + (standard - target).detach()
 
     def _kept_levels(self, target: Tensor) -> Float[Tensor, "batch 1 levels 1"] | None:
         if not self.training or self.level_dropout == 0:

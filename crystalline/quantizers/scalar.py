@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterator, Sequence
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -14,15 +13,15 @@ from crystalline.contract import Choice, Edit
 from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.codebook import Codebook, QuantizerOutput
 from crystalline.quantizers.search import nearest
-from crystalline.quantizers.standardiser import Standardiser
+from crystalline.quantizers.whitener import Whitener
 
 
 class ScalarQuantizer(Codebook):
     """Maps x to a few channels, squashes each into [-1, 1] and rounds it to one of its values.
 
     The grid does not learn, so no code can be left behind, and there is neither a codebook nor a
-    commitment loss. Channels are standardised one by one by what they were in past rounds, before
-    they are squashed: however small the differences between inputs become, they fill the grid.
+    commitment loss. Channels are whitened by what they were in past rounds before they are
+    squashed: however small or alike the differences between inputs become, they fill the grid.
 
     Args:
         d_model: Width of the output, and of the input unless `d_input` says otherwise.
@@ -37,7 +36,6 @@ class ScalarQuantizer(Codebook):
     sizes: Int[Tensor, " channel"]
     places: Int[Tensor, " channel"]
     """What one step of a channel is worth in the index; the first channel counts fastest."""
-    _targets: Float[Tensor, "1 codebook_size target"]
 
     def __init__(
         self, d_model: int, levels: Sequence[int] = (8, 5, 5, 5), *, d_input: int | None = None
@@ -46,7 +44,7 @@ class ScalarQuantizer(Codebook):
         if not levels or min(levels) < 2:
             raise ValueError(f"levels must be two or more values a channel, got {levels}")
         super().__init__(math.prod(levels), len(levels), update="frozen")
-        self.standardiser = Standardiser(len(levels), per_channel=True)
+        self.whitener = Whitener(len(levels))
         self.project_in = nn.Linear(d_input or d_model, len(levels), bias=False)
         self.project_out = nn.Linear(len(levels), d_model, bias=False)
         self.register_buffer("sizes", torch.tensor(levels), persistent=False)
@@ -54,13 +52,6 @@ class ScalarQuantizer(Codebook):
         self.register_buffer("places", places, persistent=False)
         steps = self._steps(torch.arange(self.codebook_size))
         self.codes.data = self._values(steps)[None]
-        rows = [F.one_hot(steps[:, i], size) for i, size in enumerate(levels)]
-        self.register_buffer("_targets", torch.cat(rows, 1).float()[None], persistent=False)
-
-    @property
-    def targets(self) -> Float[Tensor, "1 codebook_size target"]:
-        """Which value each channel has, one of n: channels are foretold independently."""
-        return self._targets
 
     def _steps(self, index: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes channel"]:
         return index[..., None] // self.places % self.sizes
@@ -73,10 +64,10 @@ class ScalarQuantizer(Codebook):
 
     def _encode(self, x: Tensor) -> Float[Tensor, "*axes channel"]:
         """Inputs near [-1, 1]: for normal ones a channel's values are equally likely."""
-        assert self.standardiser is not None
         z = self.project(x)
         with torch.autocast(x.device.type, enabled=False):
-            z = self.standardiser(z)
+            # The gradient skips the division, which would make it huge where inputs hardly differ.
+            z = z + (self.whitener(z) - z).detach()
             # The error function makes a standard normal channel uniform, wide enough for the cells
             # at the ends to be whole.
             return torch.erf(z / math.sqrt(2)) * self.sizes / (self.sizes - 1)
@@ -115,6 +106,11 @@ class ScalarQuantizer(Codebook):
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n channel"]]]:
         with torch.no_grad():
             yield 0, self._encode(x).flatten(0, -2)
+
+    @torch.no_grad()
+    def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        super().end_round(skip)
+        self.whitener.end_round(skip)
 
     def num_code_values(self) -> int:
         """None: the grid follows from its sizes."""

@@ -15,34 +15,32 @@ class Standardiser(nn.Module):
     than codes follow; codes that are left behind die. Batch normalisation in front of a quantizer
     helps for this reason (Lancucki et al. 2020, arXiv:2005.08520). Here statistics of past rounds
     replace those of the batch, so outputs stay causal and independent of accumulation and of the
-    number of processes. One scale serves all channels, unless `per_channel`, and can be undone, so
-    lengths are coded too and nothing is lost but the rounding. No gradient passes the statistics.
+    number of processes. One scale serves all channels and can be undone, so lengths are coded too
+    and nothing is lost but the rounding. No gradient passes the statistics.
 
     Args:
         width: Channels.
         decay: Share of the old statistics kept in each round.
-        per_channel: Whether every channel has a scale of its own.
     """
 
     mean: Float[Tensor, " width"]
-    variance: Float[Tensor, ...]
-    """Mean over channels, or of each."""
+    variance: Float[Tensor, ""]
+    """Mean over channels."""
     rounds: Float[Tensor, ""]
     """Rounds that the statistics hold; the first one counts in full."""
     round_sums: Float[Tensor, " sums"]
     """Sum of the inputs less the old mean, of their squares, and their number."""
 
-    def __init__(self, width: int, decay: float = 0.9, *, per_channel: bool = False) -> None:
+    def __init__(self, width: int, decay: float = 0.9) -> None:
         super().__init__()
         self.decay = decay
-        self.per_channel = per_channel
         self.register_buffer("mean", torch.zeros(width))
-        self.register_buffer("variance", torch.ones(width if per_channel else ()))
+        self.register_buffer("variance", torch.ones(()))
         self.register_buffer("rounds", torch.zeros(()))
         self.register_buffer("round_sums", torch.zeros(2 * width + 1), persistent=False)
 
     @property
-    def scale(self) -> Float[Tensor, ...]:
+    def scale(self) -> Float[Tensor, ""]:
         return (self.variance + 1e-8).sqrt()
 
     def forward(self, x: Float[Tensor, "*axes width"]) -> Float[Tensor, "*axes width"]:
@@ -65,7 +63,7 @@ class Standardiser(nn.Module):
         count = self.round_sums[-1]
         moved, square = (self.round_sums[:-1] / count.clamp(min=1)).chunk(2)
         mean = self.mean + moved
-        variance = self._over_channels((square - moved.square()).clamp(min=0))
+        variance = (square - moved.square()).clamp(min=0).mean()
         keep = skip | (count == 0)
         self.rounds += 1 - keep.float()
         weight = (1 / self.rounds.clamp(min=1)).clamp(min=1 - self.decay)
@@ -78,7 +76,4 @@ class Standardiser(nn.Module):
         points = x.flatten(0, -2)
         self.rounds.fill_(1)
         self.mean.copy_(points.mean(0))
-        self.variance.copy_(self._over_channels((points - self.mean).square().mean(0)))
-
-    def _over_channels(self, variance: Float[Tensor, " width"]) -> Float[Tensor, ...]:
-        return variance if self.per_channel else variance.mean()
+        self.variance.copy_((points - self.mean).square().mean())

@@ -24,6 +24,7 @@ class VectorQuantizer(ResidualQuantizer):
         ema_decay: float = 0.99,
         warmup: float = 0.0,
         standardise: bool = False,
+        restore: bool = True,
         d_input: int | None = None,
     ) -> None:
         super().__init__(
@@ -37,5 +38,6 @@ class VectorQuantizer(ResidualQuantizer):
             ema_decay=ema_decay,
             warmup=warmup,
             standardise=standardise,
+            restore=restore,
             d_input=d_input,
         )

@@ -7,7 +7,7 @@ import torch
 from omegaconf import DictConfig, OmegaConf
 
 import crystalline
-from crystalline.base_model import take_base
+from crystalline.base_model import take_bases
 from crystalline.errors import UserError
 from crystalline.tokenizer import DigitTokenizer
 from tests.running import QUIET, SHORT, Finished, command, resume, train
@@ -95,17 +95,17 @@ def test_a_base_that_cannot_be_read_is_named(base, tmp_path):
     tokenizer = crystalline.load(base.last).tokenizer
     gone = tmp_path / "nothing.ckpt"
     with pytest.raises(UserError, match=f"there is no checkpoint {gone}"):
-        take_base(node(gone), tokenizer)
+        take_bases(node(gone), tokenizer)
     with pytest.raises(UserError, match=r"there is no checkpoint .*best\.ckpt"):
-        take_base(node(tmp_path), tokenizer)
+        take_bases(node(tmp_path), tokenizer)
     torch.save({"state_dict": {}}, gone)
     with pytest.raises(UserError, match=f"{gone} is no checkpoint of this suite"):
-        take_base(node(gone), tokenizer)
+        take_bases(node(gone), tokenizer)
 
 
 def test_a_base_of_another_vocabulary_is_refused(base):
     with pytest.raises(UserError) as caught:
-        take_base(node(base.last), DigitTokenizer())
+        take_bases(node(base.last), DigitTokenizer())
     assert str(caught.value) == (
         f"model.base={base.last} has another vocabulary (257 ids) than the data (11 ids); "
         "name data of the base's own kind"
@@ -115,21 +115,19 @@ def test_a_base_of_another_vocabulary_is_refused(base):
 def test_what_an_experiment_says_of_the_base_must_be_so(base):
     tokenizer = crystalline.load(base.last).tokenizer
     with pytest.raises(UserError) as caught:
-        take_base(node(base.folder, d_model=32), tokenizer)
+        take_bases(node(base.folder, d_model=32), tokenizer)
     assert str(caught.value) == f"model.d_model=32: model.base={base.folder} has d_model=16"
     model = node(base.folder, d_model=16, num_layers=1, depth=3)
-    weights = take_base(model, tokenizer)
-    assert weights is not None
+    assert list(take_bases(model, tokenizer)) == ["base"]
     assert set(model) == {"_target_", "base", "num_codes_k", "depth"}  # the last is a mistake
     assert model.base.d_model == 16
-    assert take_base(model, tokenizer) is None  # as in a run that is resumed
+    assert take_bases(model, tokenizer) == {}  # as in a run that is resumed
 
 
 def test_a_run_folder_stands_for_its_best_weights(base, tmp_path):
     tokenizer = crystalline.load(base.last).tokenizer
     shutil.copytree(base.folder, tmp_path / "run")
     (tmp_path / "run" / "checkpoints" / "last.ckpt").unlink()
-    weights = take_base(node(tmp_path / "run"), tokenizer)
-    assert weights is not None
+    weights = take_bases(node(tmp_path / "run"), tokenizer)["base"].state_dict()
     expected = crystalline.load(base.best).model.state_dict()
     assert all(torch.equal(weights[name], value) for name, value in expected.items())

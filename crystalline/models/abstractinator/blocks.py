@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crystalline.layers.attention_form import AttentionForm
+from crystalline.layers.initialisation import init_weights
 from crystalline.layers.masks import Mask
 from crystalline.layers.mlp import MLP
 from crystalline.layers.parts import Parts
@@ -92,3 +95,11 @@ class Stack(nn.Module):
 
     def init_caches(self, batch: int) -> list[PositionCache]:
         return [PositionCache(batch, self.length) for _ in self.blocks]
+
+
+def init_stacks(model: nn.Module) -> None:
+    """Initial weights of stacks and of all around them, by the depth of the deepest stack."""
+    stacks = [part for part in model.modules() if isinstance(part, Stack)]
+    written = [map_ for stack in stacks for block in stack.blocks for map_ in block.written()]
+    deepest = max(len(stack.blocks) for stack in stacks)
+    init_weights(model, residual=written, residual_std=0.02 / math.sqrt(2 * deepest))

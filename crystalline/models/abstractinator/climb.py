@@ -43,18 +43,19 @@ def own_losses(
     return {name: torch.stack(values).mean() for name, values in found.items()}
 
 
-def codes_of(climbs: Sequence[Climb], sizes: Sequence[int]) -> dict[str, Codes]:
+def codes_of(levels: Parts[Abstractinator], climbs: Sequence[Climb]) -> dict[str, Codes]:
     """The codes of finished segments, by site."""
     found = {}
     for index, (symbols, _, segments) in enumerate(climbs):
-        if segments.chosen is None:
+        book = levels[index].compressor.quantizer
+        if segments.chosen is None or book is None:
             continue
         real = segments.finished
         if index:  # the first segment above may hold nothing but the separator in front
             real = real & (segments.numbers > 0)
         found[f"levels.{index}.compressor.quantizer"] = Codes(
             segments.chosen.indices * real[..., None],
-            sizes[index],
+            book.codebook_size,
             mask=real,
             ends=torch.where(real, segments.ends, symbols.ends.amax(1, keepdim=True)),
         )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator
 
 import torch
@@ -10,23 +9,30 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from crystalline.layers.parts import Parts
 from crystalline.layers.precision import at_least_fp32
-from crystalline.quantizers.codebook import Codebook
 
-Books = Float[Tensor, "levels codebook_size target_dim"]
+Books = Float[Tensor, "levels codebook_size codebook_dim"]
+BookShape = tuple[int, int, int]
+"""Levels, codes of each, width of a code."""
 
 
 class CodeHead(nn.Module):
-    """r_0 = W norm(h);  scores of level l = C_l r_l / sqrt(d);  r_{l+1} = r_l - code of level l.
+    """Scores of level l = W_l h_l + b_l;  h_0 = norm(h);  h_{l+1} = h_l + V (code of level l).
 
     Each level is asked given the codes of the levels before it, as the residual quantizer chose
-    them. The books are read, never trained, by this head.
+    them. Codes are read, never trained, by this head, and have weights of their own here: scalar
+    products with the codes cannot even say how often each of them comes.
     """
 
-    def __init__(self, d_model: int, target_dim: int) -> None:
+    def __init__(self, d_model: int, book: BookShape) -> None:
         super().__init__()
+        levels, codebook_size, codebook_dim = book
         self.norm = nn.LayerNorm(d_model, bias=False)
-        self.query = nn.Linear(d_model, target_dim, bias=False)
+        self.names: Parts[nn.Linear] = Parts(
+            nn.Linear(d_model, codebook_size) for _ in range(levels)
+        )
+        self.given = nn.Linear(codebook_dim, d_model, bias=False) if levels > 1 else None
 
     def scores(
         self,
@@ -38,19 +44,16 @@ class CodeHead(nn.Module):
 
         Args:
             h: States.
-            books: The quantizer's `targets`.
+            books: The quantizer's codes.
             codes: What was chosen; None: each level's best goes on to the next.
         """
-        residual = at_least_fp32(self.query(self.norm(h)))
-        for level, book in enumerate(books.detach()):
-            scores = self._against(residual, book)
+        state = self.norm(h)
+        for level, (names, book) in enumerate(zip(self.names, books.detach(), strict=True)):
+            scores = at_least_fp32(names(state))
             yield scores
-            chosen = scores.argmax(-1) if codes is None else codes[..., level]
-            residual = residual - F.embedding(chosen, book)
-
-    def _against(self, residual: Tensor, book: Tensor) -> Float[Tensor, "batch pos codebook_size"]:
-        with torch.autocast(residual.device.type, enabled=False):
-            return residual @ book.T / math.sqrt(book.shape[-1])
+            if self.given is not None:
+                chosen = scores.argmax(-1) if codes is None else codes[..., level]
+                state = state + self.given(F.embedding(chosen, book))
 
     def nats(
         self,
@@ -67,18 +70,20 @@ class CodeHead(nn.Module):
         ).sum(0)
 
     def foretold(
-        self, h: Float[Tensor, "batch pos d_model"], quantizer: Codebook, *, draw: bool = False
+        self, h: Float[Tensor, "batch pos d_model"], books: Books, *, draw: bool = False
     ) -> Float[Tensor, "batch pos codebook_dim"]:
         """The next code as a vector, summed over levels: its mean, or with `draw` one by chance."""
-        residual = at_least_fp32(self.query(self.norm(h)))
-        parts = []
-        for target, book in zip(quantizer.targets, quantizer.codes.detach(), strict=True):
-            chances = self._against(residual, target).softmax(-1)
+        state, parts = self.norm(h), []
+        for names, book in zip(self.names, books.detach(), strict=True):
+            chances = at_least_fp32(names(state)).softmax(-1)
             best = chances.argmax(-1)
             if draw:
                 best = torch.multinomial(chances.flatten(0, 1), 1).view_as(best)
-            parts.append(F.embedding(best, book) if draw else chances @ book)
-            residual = residual - F.embedding(best, target)
+            chosen = F.embedding(best, book)
+            with torch.autocast(h.device.type, enabled=False):
+                parts.append(chosen if draw else chances @ book.to(chances.dtype))
+            if self.given is not None:
+                state = state + self.given(chosen)
         return torch.stack(parts).sum(0)
 
     def entropy(

@@ -8,19 +8,19 @@ from torch import Tensor
 
 from crystalline.contract import Choice, Codes
 from crystalline.models.abstractinator.descent import as_output, token_costs, top_costs
-from crystalline.models.abstractinator.pyramid import AbstractinatorPyramid
+from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.symbols import Sight
 
 
 @torch.no_grad()
-def compress_all(model: AbstractinatorPyramid, tokens: Int[Tensor, "batch pos"]) -> list[Codes]:
+def compress_all(model: LevelsAndTop, tokens: Int[Tensor, "batch pos"]) -> list[Codes]:
     """The codes of all finished segments, level by level; what follows the last one is left out."""
     return list(model(tokens, codes=True).codes.values())
 
 
 @torch.no_grad()
 def code_length(
-    model: AbstractinatorPyramid, tokens: Int[Tensor, "batch pos"]
+    model: LevelsAndTop, tokens: Int[Tensor, "batch pos"]
 ) -> dict[str, Float[Tensor, " batch"]]:
     """Nats of a two-part description of every token but the first.
 
@@ -47,7 +47,7 @@ def code_length(
 
 @torch.no_grad()
 def expand(
-    model: AbstractinatorPyramid, codes: Int[Tensor, "segment levels"], first: int
+    model: LevelsAndTop, codes: Int[Tensor, "segment levels"], first: int
 ) -> Int[Tensor, " pos"]:
     """The likeliest tokens, one by one, of segments whose codes are given.
 
@@ -93,7 +93,7 @@ def expand(
 
 @torch.no_grad()
 def generate_bytes(
-    model: AbstractinatorPyramid,
+    model: LevelsAndTop,
     prompt: Int[Tensor, "batch pos"],
     max_new_tokens: int,
     temperature: float = 1.0,
@@ -119,6 +119,6 @@ def generate_bytes(
     return text
 
 
-def _needs_codes(model: AbstractinatorPyramid) -> None:
+def _needs_codes(model: LevelsAndTop) -> None:
     if model.mode != "discrete":
         raise ValueError("model.mode must be discrete: else segments are not written from codes")

@@ -13,7 +13,7 @@ from crystalline.contract import Edit
 from crystalline.layers.attention_form import AttentionForm
 from crystalline.models.abstractinator.blocks import Stack
 from crystalline.models.abstractinator.cache import LevelCache
-from crystalline.models.abstractinator.code_head import Books
+from crystalline.models.abstractinator.code_head import Books, BookShape
 from crystalline.models.abstractinator.entropy_model import EntropyModel
 from crystalline.models.abstractinator.options import (
     EncoderOptions,
@@ -55,7 +55,7 @@ class SegmentCompressor(nn.Module):
         num_heads: Heads of encoder and pooling.
         length: Symbols that a sequence may have.
         quantizer: Builds the quantizer from `d_model=`; None: segments stay continuous.
-        target_dim: Width of what stands for a code of the level below; None if there are none.
+        book: Shape of the codes of the level below; None if there are none.
         entropy: Of the entropy model.
         segmentation: The rule.
         encoder: Of encoder and pooling.
@@ -70,7 +70,7 @@ class SegmentCompressor(nn.Module):
         num_heads: int,
         length: int,
         quantizer: Callable[..., Codebook] | None,
-        target_dim: int | None,
+        book: BookShape | None,
         entropy: EntropyOptions,
         segmentation: Segmentation,
         encoder: EncoderOptions,
@@ -79,8 +79,9 @@ class SegmentCompressor(nn.Module):
     ) -> None:
         super().__init__()
         self.options = encoder
+        self.d_model = d_model
         self.entropy_model = (
-            EntropyModel(entropy, vocab_size, d_model, target_dim, length, attention, dropout)
+            EntropyModel(entropy, vocab_size, d_model, book, length, attention, dropout)
             if segmentation.reads_entropy
             else None
         )
@@ -97,8 +98,8 @@ class SegmentCompressor(nn.Module):
 
     @property
     def books(self) -> Books | None:
-        """What stands for the codes of the quantizer; no gradient reaches it."""
-        return None if self.quantizer is None else self.quantizer.targets
+        """The codes of the quantizer, as targets: no gradient reaches them."""
+        return None if self.quantizer is None else self.quantizer.codes.detach()
 
     def forward(
         self,
@@ -121,7 +122,7 @@ class SegmentCompressor(nn.Module):
         if self.entropy_model is not None:
             h = self.entropy_model(symbols, sight, None if cache is None else cache.entropy)
             bits = self.entropy_model.bits(h.detach(), books).detach()
-            if self.training:
+            if self.entropy_model.training:
                 loss = self.entropy_model.loss(h, symbols, books)
         batch, length = symbols.positions.shape
         state = (

@@ -7,7 +7,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crystalline.layers.precision import at_least_fp32
-from crystalline.models.abstractinator.code_head import Books, CodeHead, mean_where
+from crystalline.models.abstractinator.code_head import Books, BookShape, CodeHead, mean_where
 from crystalline.models.abstractinator.compressor import Segments
 from crystalline.models.abstractinator.symbols import Symbols
 
@@ -25,17 +25,17 @@ class ContentHead(nn.Module):
     Args:
         vocab_size: Ids, on the first level; None above.
         d_model: Width.
-        target_dim: Above the first level: width of the targets that stand for codes below.
+        book: Above the first level: shape of the codes below.
     """
 
-    def __init__(self, vocab_size: int | None, d_model: int, target_dim: int | None) -> None:
+    def __init__(self, vocab_size: int | None, d_model: int, book: BookShape | None) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.place = nn.Embedding(PLACES, d_model)
         self.up = nn.Linear(d_model, 2 * d_model)
         self.down = nn.Linear(2 * d_model, d_model, bias=False)
         self.names = nn.Linear(d_model, vocab_size, bias=False) if vocab_size else None
-        self.code_head = None if target_dim is None else CodeHead(d_model, target_dim)
+        self.code_head = None if book is None else CodeHead(d_model, book)
 
     def forward(
         self, symbols: Symbols, segments: Segments, books: Books | None
@@ -45,7 +45,7 @@ class ContentHead(nn.Module):
         Args:
             symbols: A whole sequence.
             segments: Its segments.
-            books: Targets of the codes below.
+            books: The codes below.
         """
         segment = segments.cut.segment.clamp(max=segments.vectors.shape[1] - 1)
         mine = segments.vectors.gather(

@@ -64,7 +64,7 @@ def descend(
             assert head is not None
             assert book is not None
             draw = cache is not None and cache.draw
-            contexts = as_output(book, head.foretold(said, book, draw=draw))
+            contexts = as_output(book, head.foretold(said, book.codes, draw=draw))
         part = None
         if cache is not None:
             part = cache.levels[index]

@@ -10,10 +10,17 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crystalline.layers.attention_form import AttentionForm
+from crystalline.layers.freezable import Freezable
 from crystalline.layers.position_cache import PositionCache
 from crystalline.layers.precision import at_least_fp32
 from crystalline.models.abstractinator.blocks import Stack
-from crystalline.models.abstractinator.code_head import Books, CodeHead, entropy, mean_where
+from crystalline.models.abstractinator.code_head import (
+    Books,
+    BookShape,
+    CodeHead,
+    entropy,
+    mean_where,
+)
 from crystalline.models.abstractinator.options import EntropyOptions
 from crystalline.models.abstractinator.symbols import Sight, Symbols, TokenInput, VectorInput
 
@@ -21,7 +28,7 @@ LOG_VARIANCE = 8.0
 """Largest absolute log-variance of the Gaussian head."""
 
 
-class EntropyModel(nn.Module):
+class EntropyModel(Freezable):
     """Causal blocks with a sliding window, and a head for the next symbol.
 
     It shares nothing with the other parts: segments depend on it alone, and it learns by its own
@@ -31,7 +38,7 @@ class EntropyModel(nn.Module):
         options: Its sizes and head.
         vocab_size: Ids, on the first level; None above.
         d_input: Width of the vectors it reads above the first level.
-        target_dim: Width of what stands for a code below; None if there are none.
+        book: Shape of the codes below; None if there are none.
         length: Positions that there may be.
         attention: Form and backend.
         dropout: On what the blocks write.
@@ -48,14 +55,14 @@ class EntropyModel(nn.Module):
         options: EntropyOptions,
         vocab_size: int | None,
         d_input: int,
-        target_dim: int | None,
+        book: BookShape | None,
         length: int,
         attention: AttentionForm,
         dropout: float,
     ) -> None:
         super().__init__()
         d_model = options.d_model
-        self.window = options.window
+        self.options = options
         self.input = (
             VectorInput(d_input, d_model, detach=True)
             if vocab_size is None
@@ -75,18 +82,19 @@ class EntropyModel(nn.Module):
             fixed = None if vocab_size is None else torch.randn(vocab_size, width)
             self.register_buffer("targets", fixed)
         elif vocab_size is None:
-            if target_dim is None:
+            if book is None:
                 raise ValueError(
                     "model.entropy.head must be gaussian for levels above vectors that are not "
                     "quantized"
                 )
-            self.code_head = CodeHead(d_model, target_dim)
+            self.code_head = CodeHead(d_model, book)
 
     def forward(
         self, symbols: Symbols, sight: Sight, caches: list[PositionCache] | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """The state from which the symbol after each position is foretold."""
-        x = self.stack(self.input(symbols), sight.past(self.window), sight.positions, caches)
+        past = sight.past(self.options.window)
+        x = self.stack(self.input(symbols), past, sight.positions, caches)
         return self.norm(x)
 
     def bits(

@@ -11,7 +11,7 @@ from crystalline.layers.attention_form import AttentionForm
 from crystalline.layers.masks import Mask
 from crystalline.layers.position_cache import PositionCache
 from crystalline.models.abstractinator.blocks import Stack
-from crystalline.models.abstractinator.code_head import CodeHead
+from crystalline.models.abstractinator.code_head import BookShape, CodeHead
 from crystalline.models.abstractinator.options import ExpanderOptions
 from crystalline.models.abstractinator.segmenter import Cut
 from crystalline.models.abstractinator.symbols import Sight, Symbols, TokenInput, VectorInput
@@ -37,8 +37,8 @@ class DecoderOnlyExpanderRVQ(nn.Module):
         d_model: Width.
         num_heads: Heads.
         length: Symbols that a sequence may have.
-        target_dim: Above the first level: width of what stands for a code that it foretells;
-            None: it foretells nothing by itself.
+        book: Above the first level: shape of the codes that it foretells; None: it foretells
+            nothing by itself.
         options: Sizes.
         attention: Form and backend.
         dropout: On embeddings and on what blocks write.
@@ -50,7 +50,7 @@ class DecoderOnlyExpanderRVQ(nn.Module):
         d_model: int,
         num_heads: int,
         length: int,
-        target_dim: int | None,
+        book: BookShape | None,
         options: ExpanderOptions,
         attention: AttentionForm,
         dropout: float,
@@ -69,7 +69,7 @@ class DecoderOnlyExpanderRVQ(nn.Module):
             options.num_layers, d_model, num_heads, length, attention, dropout, cross=True
         )
         self.norm = nn.LayerNorm(d_model, bias=False)
-        self.code_head = None if target_dim is None else CodeHead(d_model, target_dim)
+        self.code_head = None if book is None else CodeHead(d_model, book)
 
     def forward(
         self,

@@ -6,11 +6,13 @@ from collections.abc import Callable
 
 import torch
 from jaxtyping import Float, Int
-from torch import Tensor, nn
+from torch import Tensor
 
 from crystalline.layers.attention_form import AttentionForm
+from crystalline.layers.freezable import Freezable
 from crystalline.layers.position_cache import PositionCache
 from crystalline.models.abstractinator.cache import LevelCache
+from crystalline.models.abstractinator.code_head import BookShape
 from crystalline.models.abstractinator.compressor import SegmentCompressor, Segments
 from crystalline.models.abstractinator.content import ContentHead
 from crystalline.models.abstractinator.expander import DecoderOnlyExpanderRVQ
@@ -24,7 +26,7 @@ from crystalline.models.abstractinator.symbols import Sight, Symbols
 from crystalline.quantizers.codebook import Codebook
 
 
-class Abstractinator(nn.Module):
+class Abstractinator(Freezable):
     """A level of the pyramid.
 
     Args:
@@ -33,7 +35,7 @@ class Abstractinator(nn.Module):
         num_heads: Heads.
         length: Symbols that a sequence may have.
         quantizer: Builds the quantizer from `d_model=`; None: segments stay continuous.
-        target_dim: Width of what stands for a code of the level below; None if there are none.
+        book: Shape of the codes of the level below; None if there are none.
         foretells_codes: Whether the expander has a head for the codes below.
         entropy: Of the entropy model.
         segmentation: The rule.
@@ -51,7 +53,7 @@ class Abstractinator(nn.Module):
         num_heads: int,
         length: int,
         quantizer: Callable[..., Codebook] | None,
-        target_dim: int | None,
+        book: BookShape | None,
         foretells_codes: bool,
         entropy: EntropyOptions,
         segmentation: Segmentation,
@@ -65,15 +67,15 @@ class Abstractinator(nn.Module):
         super().__init__()
         self.length = length
         self.compressor = SegmentCompressor(
-            vocab_size, d_model, num_heads, length, quantizer, target_dim,
+            vocab_size, d_model, num_heads, length, quantizer, book,
             entropy, segmentation, encoder, attention, dropout,
         )  # fmt: skip
         self.expander = DecoderOnlyExpanderRVQ(
-            vocab_size, d_model, num_heads, length, target_dim if foretells_codes else None,
+            vocab_size, d_model, num_heads, length, book if foretells_codes else None,
             expander, attention, dropout,
         )  # fmt: skip
-        named = vocab_size is not None or target_dim is not None
-        self.content = ContentHead(vocab_size, d_model, target_dim) if content and named else None
+        named = vocab_size is not None or book is not None
+        self.content = ContentHead(vocab_size, d_model, book) if content and named else None
 
     @property
     def max_segments(self) -> int:

@@ -62,6 +62,9 @@ class Segmentation:
     min_mean_length: float = 2.0
     """Symbols a segment, over a whole context, that there is room for: segments beyond context /
     min_mean_length are joined to the last one."""
+    mean_length: float | None = None
+    """Symbols a segment that training aims at, by moving `delta_bits` (of relative) or `theta_bits`
+    (of global), which are where it starts; None: they stay, as the other rules do."""
 
     def __post_init__(self) -> None:
         _one_of("model.segmentation.rule", self.rule, ("relative", "global", "space", "fixed"))
@@ -71,6 +74,10 @@ class Segmentation:
             raise ValueError("model.segmentation.max_length must be given for rule=fixed")
         if self.max_length is not None:
             _positive("model.segmentation", max_length=self.max_length)
+        if self.mean_length is not None and self.mean_length <= 1:
+            raise ValueError(
+                f"model.segmentation.mean_length must be null or above 1, got {self.mean_length}"
+            )
         if self.shift not in (0, 1):
             raise ValueError(f"model.segmentation.shift must be 0 or 1, got {self.shift}")
         if self.min_mean_length < 1:

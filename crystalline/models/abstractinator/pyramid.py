@@ -1,27 +1,23 @@
-"""The model: levels of segments, a language model on top, and the way back to bytes."""
+"""The model as it is built and trained: levels of segments and a top from their options."""
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable
-from typing import Any, Literal
 
 import torch
-from jaxtyping import Float, Int
-from torch import Tensor, nn
+from jaxtyping import Bool, Float
+from torch import Tensor
 
-from crystalline.compression.description import Description
-from crystalline.contract import Edits, LanguageModel, ModelOutput
+from crystalline.contract import LanguageModel
 from crystalline.layers.attention_form import AttentionForm
-from crystalline.layers.initialisation import init_weights
 from crystalline.layers.parts import Parts
-from crystalline.layers.position_cache import PositionCache
-from crystalline.models.abstractinator.blocks import Block, Stack
-from crystalline.models.abstractinator.cache import PyramidCache
-from crystalline.models.abstractinator.climb import Climb, codes_of, own_losses
+from crystalline.models.abstractinator.blocks import init_stacks
+from crystalline.models.abstractinator.climb import Climb, own_losses
 from crystalline.models.abstractinator.code_head import mean_where
-from crystalline.models.abstractinator.descent import Costs, descend, token_costs, top_costs
+from crystalline.models.abstractinator.descent import Costs, token_costs
+from crystalline.models.abstractinator.entropy_language_model import frozen_entropy_model
 from crystalline.models.abstractinator.level import Abstractinator
+from crystalline.models.abstractinator.levels_and_top import LevelsAndTop, Mode
 from crystalline.models.abstractinator.options import (
     EncoderOptions,
     EntropyOptions,
@@ -30,12 +26,12 @@ from crystalline.models.abstractinator.options import (
     TopOptions,
     check_mode,
 )
-from crystalline.models.abstractinator.symbols import Sight, Symbols, TokenInput
+from crystalline.models.abstractinator.symbols import Symbols
 from crystalline.models.abstractinator.top import CodeSequenceTransformer
 from crystalline.quantizers.codebook import Codebook
 
 
-class AbstractinatorPyramid(LanguageModel):
+class AbstractinatorPyramid(LevelsAndTop):
     """Cuts bytes where they surprise it, makes a code of each segment, and speaks from the codes.
 
     Level 0 reads bytes, level l + 1 the codes of level l; the top is a causal transformer over the
@@ -72,6 +68,8 @@ class AbstractinatorPyramid(LanguageModel):
         lambda_expansion: Weight of the upper expanders' loss on codes; 0: they foretell none.
         lambda_content: Weight of the loss of `ContentHead`; 0: segments are not asked.
         dropout: On embeddings and on what blocks write.
+        entropy_base: A trained `EntropyLanguageModel`, whose entropy model the first level gets; it
+            is frozen. `model.entropy_base=<checkpoint>`; None: it is trained with the rest.
 
     Raises:
         ValueError: If options contradict each other.
@@ -91,7 +89,7 @@ class AbstractinatorPyramid(LanguageModel):
         expander: ExpanderOptions,
         top: TopOptions,
         attention: AttentionForm,
-        mode: Literal["latent_conditioning", "discrete"] = "latent_conditioning",
+        mode: Mode = "latent_conditioning",
         upper_segmentation: Segmentation | None = None,
         quantize: bool = True,
         document_end: int | None = None,
@@ -101,21 +99,14 @@ class AbstractinatorPyramid(LanguageModel):
         lambda_expansion: float = 0.1,
         lambda_content: float = 0.1,
         dropout: float = 0.0,
+        entropy_base: LanguageModel | None = None,
     ) -> None:
-        super().__init__(vocab_size, context_length)
         if num_levels < 1:
             raise ValueError(f"model.num_levels must be at least 1, got {num_levels}")
         if document_end is not None and not 0 <= document_end < vocab_size:
             raise ValueError(
                 f"model.document_end must be null or an id below {vocab_size}, got {document_end}"
             )
-        self.mode = mode
-        self.document_end = document_end
-        self.commitment_cost = commitment_cost
-        self.lambda_entropy = lambda_entropy
-        self.lambda_top_lm = lambda_top_lm
-        self.lambda_expansion = lambda_expansion
-        self.lambda_content = lambda_content
         check_mode(mode, quantize, segmentation, lambda_top_lm, lambda_expansion)
         levels, length, width = [], context_length, None
         for index in range(num_levels):
@@ -129,102 +120,41 @@ class AbstractinatorPyramid(LanguageModel):
             )  # fmt: skip
             length = levels[-1].max_segments + 1
             book = levels[-1].compressor.quantizer
-            width = None if book is None else book.targets.shape[-1]
-        self.levels: Parts[Abstractinator] = Parts(levels)
-        self.top = CodeSequenceTransformer(
+            width = None if book is None else tuple(book.codes.shape)
+        over = CodeSequenceTransformer(
             top, d_model, length, width if lambda_top_lm > 0 else None, attention, dropout
         )
-        self._init_weights()
+        super().__init__(vocab_size, context_length, Parts(levels), over, mode, document_end)
+        self.commitment_cost = commitment_cost
+        self.lambda_entropy = lambda_entropy
+        self.lambda_top_lm = lambda_top_lm
+        self.lambda_expansion = lambda_expansion
+        self.lambda_content = lambda_content
+        init_stacks(self)
+        if entropy_base is not None:
+            lowest = self.levels[0].compressor
+            if lowest.entropy_model is None:
+                raise ValueError(
+                    "model.entropy_base must be null for model.segmentation.rule="
+                    f"{segmentation.rule}, which reads no entropy"
+                )
+            lowest.entropy_model = frozen_entropy_model(
+                entropy_base, entropy, context_length, document_end
+            )
 
-    def _init_weights(self) -> None:
-        stacks = [part for part in self.modules() if isinstance(part, Stack)]
-        written = [map_ for stack in stacks for block in stack.blocks for map_ in block.written()]
-        deepest = max(len(stack.blocks) for stack in stacks)
-        init_weights(self, residual=written, residual_std=0.02 / math.sqrt(2 * deepest))
-
-    def forward(
-        self,
-        tokens: Int[Tensor, "batch pos"],
-        *,
-        codes: bool = False,
-        edits: Edits | None = None,
-        cache: PyramidCache | None = None,
-    ) -> ModelOutput:
-        climbs, topmost = self.climb(self.read(tokens, cache), edits or {}, cache)
-        said = self.speak(topmost, cache)
-        hidden, costs = self.descend(climbs, said, topmost, cache)
-        losses: dict[str, Tensor] = {}
-        if self.training and cache is None:
-            losses = own_losses(self.levels, climbs)
-            if self.top.code_head is not None:
-                losses["top_lm"] = mean_where(*top_costs(self.top, self.levels[-1], said, topmost))
-            if costs:
-                losses["expansion"] = torch.stack([mean_where(*cost) for cost in costs]).mean()
-            if self.mode == "discrete":
-                losses["reconstruction"] = self._reconstruction(climbs, said, topmost)
-        if cache is not None:
-            cache.position += tokens.shape[1]
-        sizes = [book.codebook_size for book in self.codebooks().values()]
-        found = codes_of(climbs, sizes) if codes else {}
-        return ModelOutput(hidden, losses, found, self.head)
-
-    def read(self, tokens: Tensor, cache: PyramidCache | None) -> Symbols:
-        """Tokens as symbols of the first level."""
-        start = 0 if cache is None else cache.position
-        at = torch.arange(start, start + tokens.shape[1], device=tokens.device).expand_as(tokens)
-        real = torch.ones_like(tokens, dtype=torch.bool)
-        separator = ~real if self.document_end is None else tokens == self.document_end
-        document = separator.cumsum(1)
-        if cache is not None:
-            document = document + cache.documents[:, None]
-            cache.documents = document[:, -1]
-        return Symbols(at, real, separator, document, at, tokens)
-
-    def climb(
-        self, symbols: Symbols, edits: Edits, cache: PyramidCache | None
-    ) -> tuple[list[Climb], Symbols | None]:
-        """Every level's segments, and the symbols of the top.
-
-        With a cache it ends where no segment has been finished: nothing is new above.
-        """
-        climbs: list[Climb] = []
-        first = cache is None or cache.position == 0
-        books = None
-        for index, level in enumerate(self.levels):
-            part = None if cache is None else cache.levels[index]
-            sight = Sight(symbols, self._documents, None if part is None else part.symbols)
-            edit = edits.get(f"levels.{index}.compressor.quantizer")
-            segments = level.compressor(symbols, sight, books, part, edit)
-            climbs.append(Climb(symbols, sight, segments))
-            symbols = level.above(segments, part, first)
-            if cache is not None and not symbols.real.any():
-                return climbs, None
-            books = level.compressor.books
-        return climbs, symbols
-
-    def speak(
-        self, topmost: Symbols | None, cache: PyramidCache | None
-    ) -> Float[Tensor, "batch pos d_model"] | None:
-        """What the top says before each segment of the last level."""
-        if topmost is None:
-            return None
-        sight = Sight(topmost, self._documents, None if cache is None else cache.top_symbols)
-        return self.top(topmost, sight, None if cache is None else cache.top)
-
-    def descend(
+    def losses(
         self,
         climbs: list[Climb],
         said: Float[Tensor, "batch symbol d_model"] | None,
         topmost: Symbols | None,
-        cache: PyramidCache | None = None,
-        *,
-        own: bool = False,
-    ) -> tuple[Float[Tensor, "batch pos d_model"], list[Costs]]:
-        """See `crystalline.models.abstractinator.descent.descend`."""
-        return descend(
-            self.levels, self.top, climbs, said, topmost, cache,
-            by_code=self.mode == "discrete", own=own,
-        )  # fmt: skip
+        costs: list[Costs],
+    ) -> dict[str, Float[Tensor, ""]]:
+        losses = own_losses(self.levels, climbs) | super().losses(climbs, said, topmost, costs)
+        if costs:
+            losses["expansion"] = torch.stack([mean_where(*cost) for cost in costs]).mean()
+        if self.mode == "discrete":
+            losses["reconstruction"] = self._reconstruction(climbs, said, topmost)
+        return losses
 
     def _reconstruction(
         self, climbs: list[Climb], said: Tensor | None, topmost: Symbols | None
@@ -233,17 +163,6 @@ class AbstractinatorPyramid(LanguageModel):
         hidden, costs = self.descend(climbs, said, topmost, own=True)
         costs.append(token_costs(hidden, self.head, climbs[0].symbols))
         return torch.stack([mean_where(*cost) for cost in costs]).sum()
-
-    @property
-    def _documents(self) -> bool:
-        return self.document_end is not None
-
-    @property
-    def head(self) -> Float[Tensor, "vocab d_model"]:
-        """Weights of the scores: the first expander's embedding."""
-        lowest = self.levels[0].expander.input
-        assert isinstance(lowest, TokenInput)
-        return lowest.embedding.weight
 
     def loss_weights(self, progress: float) -> dict[str, float]:
         return {
@@ -256,20 +175,12 @@ class AbstractinatorPyramid(LanguageModel):
             "reconstruction": 1.0,
         }
 
-    def description(self) -> Description:
-        from crystalline.models.abstractinator.two_part import TwoPart
+    def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        super().end_round(skip)
+        for level in self.levels:
+            level.compressor.segmenter.end_round(skip)
 
-        return TwoPart(self) if self.mode == "discrete" else super().description()
-
-    def alike_parts(self) -> list[nn.Module]:
-        return [part for part in self.modules() if isinstance(part, Block)]
-
-    def init_cache(self, batch_size: int) -> Any:
-        device = self.top.out.weight.device
-        length = self.top.stack.length
-        return PyramidCache(
-            [level.init_cache(batch_size, device) for level in self.levels],
-            PositionCache(batch_size, length),
-            self.top.stack.init_caches(batch_size),
-            torch.zeros(batch_size, dtype=torch.int64, device=device),
-        )
+    def load_base(self, name: str, base: LanguageModel) -> None:
+        model = self.levels[0].compressor.entropy_model
+        assert model is not None
+        model.load_state_dict(base.get_submodule("entropy_model").state_dict())

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 import torch
+import torch.distributed as dist
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
@@ -45,8 +46,12 @@ class Cut:
     """Segments that were finished before the stretch."""
 
 
+RATE = 0.1
+"""Bits that the threshold moves in a round, times ln(wanted / found) of the mean length."""
+
+
 class Segmenter(nn.Module):
-    """Cuts by `Segmentation`; it has nothing to learn, and nothing passes a gradient through it.
+    """Cuts by `Segmentation`; no gradient passes it, and only its threshold may move.
 
     Args:
         options: The rule.
@@ -59,11 +64,18 @@ class Segmenter(nn.Module):
 
     spacelike: Bool[Tensor, " vocab"] | None
     """See `spacelike_bytes`; for rule "space" alone."""
+    threshold: Float[Tensor, ""]
+    """Bits: `delta_bits` of rule "relative", `theta_bits` of "global", moved or not."""
+    round_sums: Float[Tensor, " sums"]
+    """Symbols and segments of the round so far."""
 
     def __init__(self, options: Segmentation, length: int, vocab_size: int | None) -> None:
         super().__init__()
         self.options = options
         self.max_segments = options.max_segments(length)
+        start = options.theta_bits if options.rule == "global" else options.delta_bits
+        self.register_buffer("threshold", torch.tensor(float(start or 0)))
+        self.register_buffer("round_sums", torch.zeros(2), persistent=False)
         self.register_buffer("spacelike", None)
         if options.rule == "space":
             if vocab_size is None or vocab_size < 256:
@@ -72,6 +84,10 @@ class Segmenter(nn.Module):
                     "above the first (model.upper_segmentation) and for other tokenizers"
                 )
             self.register_buffer("spacelike", spacelike_bytes(vocab_size), persistent=False)
+
+    @property
+    def _moves(self) -> bool:
+        return self.options.mean_length is not None and self.options.reads_entropy
 
     @torch.no_grad()
     def forward(
@@ -106,6 +122,9 @@ class Segmenter(nn.Module):
             offset[:, :length],
             state.finished.clone(),
         )
+        if self.training and self._moves:
+            segments = reached_by(cut.segment, symbols.real)
+            self.round_sums += torch.stack([count.sum(), segments.sum()])
         # One place more than there are symbols: what the next one will find.
         reached = torch.cat([state.begun[:, None], begun], 1).gather(1, count)[:, 0]
         if shift:
@@ -143,11 +162,25 @@ class Segmenter(nn.Module):
             state.spacelike = found[:, -1]
             return found & ~before
         assert bits is not None
-        high = bits > torch.inf if rule.theta_bits is None else bits > rule.theta_bits
         if rule.rule == "global":
-            return high
+            return bits > self.threshold
+        high = bits > torch.inf if rule.theta_bits is None else bits > rule.theta_bits
         before = torch.cat([state.bits[:, None], bits[:, :-1]], 1)
-        return high | ((bits > before + rule.delta_bits) & (before > -torch.inf))
+        return high | ((bits > before + self.threshold) & (before > -torch.inf))
+
+    @torch.no_grad()
+    def end_round(self, skip: Bool[Tensor, ""]) -> None:
+        """Move the threshold towards the wanted length; with `skip` only forget the round."""
+        wanted = self.options.mean_length
+        if not self._moves or wanted is None:
+            return
+        if dist.is_available() and dist.is_initialized():
+            dist.all_reduce(self.round_sums)
+        symbols, segments = self.round_sums
+        found = symbols / segments.clamp(min=1)
+        step = RATE * (wanted / found.clamp(min=1)).log()
+        self.threshold += torch.where(skip | (segments == 0), 0, step)
+        self.round_sums.zero_()
 
     def init_state(self, batch: int, device: torch.device) -> SegmenterState:
         nothing = torch.zeros(batch, dtype=torch.int64, device=device)
@@ -158,6 +191,13 @@ class Segmenter(nn.Module):
             torch.full((batch,), -torch.inf, device=device),
             nothing.bool(),
         )
+
+
+def reached_by(
+    segment: Int[Tensor, "batch pos"], real: Bool[Tensor, "batch pos"]
+) -> Int[Tensor, " batch"]:
+    """Number of segments that have a real symbol."""
+    return torch.where(real, segment, -1).amax(1) + 1
 
 
 def spacelike_bytes(vocab_size: int) -> Bool[Tensor, " vocab"]:

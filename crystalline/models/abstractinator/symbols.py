@@ -34,6 +34,29 @@ class Symbols:
     """Above, if quantized: their codes."""
 
 
+def read_tokens(
+    tokens: Int[Tensor, "batch pos"],
+    document_end: int | None,
+    start: int = 0,
+    documents: Int[Tensor, " batch"] | None = None,
+) -> Symbols:
+    """Tokens as symbols of the first level.
+
+    Args:
+        tokens: int64 ids.
+        document_end: Id between documents.
+        start: Position of the first of them.
+        documents: Begun in earlier ones.
+    """
+    at = torch.arange(start, start + tokens.shape[1], device=tokens.device).expand_as(tokens)
+    real = torch.ones_like(tokens, dtype=torch.bool)
+    separator = ~real if document_end is None else tokens == document_end
+    document = separator.cumsum(1)
+    if documents is not None:
+        document = document + documents[:, None]
+    return Symbols(at, real, separator, document, at, tokens)
+
+
 class TokenInput(nn.Module):
     """Embeds ids."""
 

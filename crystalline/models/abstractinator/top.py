@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from crystalline.layers.attention_form import AttentionForm
 from crystalline.layers.position_cache import PositionCache
 from crystalline.models.abstractinator.blocks import Stack
-from crystalline.models.abstractinator.code_head import CodeHead
+from crystalline.models.abstractinator.code_head import BookShape, CodeHead
 from crystalline.models.abstractinator.options import TopOptions
 from crystalline.models.abstractinator.symbols import Sight, Symbols, VectorInput
 
@@ -20,7 +20,7 @@ class CodeSequenceTransformer(nn.Module):
         options: Sizes.
         d_input: Width of the vectors, and of what it says.
         length: Symbols that there may be.
-        target_dim: Width of what stands for a code that it foretells; None: it foretells none.
+        book: Shape of the codes that it foretells; None: it foretells none.
         attention: Form and backend.
         dropout: On its input and on what blocks write.
     """
@@ -30,7 +30,7 @@ class CodeSequenceTransformer(nn.Module):
         options: TopOptions,
         d_input: int,
         length: int,
-        target_dim: int | None,
+        book: BookShape | None,
         attention: AttentionForm,
         dropout: float,
     ) -> None:
@@ -43,7 +43,7 @@ class CodeSequenceTransformer(nn.Module):
         )
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.out = nn.Linear(d_model, d_input, bias=False)
-        self.code_head = None if target_dim is None else CodeHead(d_input, target_dim)
+        self.code_head = None if book is None else CodeHead(d_input, book)
 
     def forward(
         self, symbols: Symbols, sight: Sight, caches: list[PositionCache] | None = None

@@ -14,7 +14,7 @@ from crystalline.compression.description import Description, Place, Question
 from crystalline.models.abstractinator.cache import PyramidCache
 from crystalline.models.abstractinator.climb import Climb
 from crystalline.models.abstractinator.descent import as_output
-from crystalline.models.abstractinator.pyramid import AbstractinatorPyramid
+from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.symbols import Symbols
 
 Asking = Generator[Question, int, Float[Tensor, "batch new d_model"]]
@@ -37,7 +37,7 @@ class TwoPart(Description):
         model: In mode discrete.
     """
 
-    model: AbstractinatorPyramid
+    model: LevelsAndTop
 
     def questions(self, first: Int[Tensor, "1 1"], count: int) -> Generator[Question, int, None]:
         model, cache, token = self.model, self.model.init_cache(1), first
@@ -105,9 +105,9 @@ class TwoPart(Description):
         finished = int(cache.levels[index].segmenter.finished)
         scores = _end_scores(cache.position + 1, finished, ahead)
         if not (yield Question(("end", (index, number)), scores.to(h.device))):
-            return as_output(book, head.foretold(h, book))
+            return as_output(book, head.foretold(h, book.codes))
         codes = torch.zeros(1, 1, len(book.codes), dtype=torch.int64, device=h.device)
-        for part, scores in enumerate(head.scores(h, book.targets, codes)):
+        for part, scores in enumerate(head.scores(h, book.codes, codes)):
             # The head reads the answer before it goes on to the next book.
             codes[..., part] = yield Question(("code", (index, number, part)), scores[0, 0])
         return as_output(book, book.lookup(codes).sum(-2))

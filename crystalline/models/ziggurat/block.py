@@ -107,7 +107,7 @@ class DiscretizedManifoldBlock(nn.Module):
         if placement == "add":
             self.quantizer = quantizer(d_model=d_model)
         elif placement == "replace_stream":
-            self.quantizer = quantizer(d_model=d_model, standardise=True)
+            self.quantizer = quantizer(d_model=d_model, standardise=True, restore=True)
         elif placement == "replace_mlp":
             self.quantizer = quantizer(d_model=d_model, d_input=d_mlp)
         elif self.replaces_mlp:

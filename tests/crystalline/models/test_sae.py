@@ -59,7 +59,7 @@ def trained(request) -> SparseAutoencoders:
     model = build(request.param)
     before = {key: value.clone() for key, value in model.base.state_dict().items()}
     losses = train(model, 8, tokens(4))
-    assert losses[-1] < losses[0]
+    assert losses[-1] < losses[1]  # the first round is not standardised yet
     assert all(torch.equal(value, before[key]) for key, value in model.base.state_dict().items())
     return model.eval()
 

@@ -9,21 +9,27 @@ from crystalline.quantizers.scalar import ScalarQuantizer
 NO_SKIP = torch.tensor(False)
 
 
+def inputs(*shape):
+    common = torch.arange(1.0, shape[-1] + 1)
+    return 3 + 0.01 * torch.randn(*shape) + 0.2 * torch.randn(*shape[:-1], 1) * common
+
+
 def fitted(levels=(8, 5, 5, 5), d_model=16, rounds=60):
     torch.manual_seed(0)
     book = ScalarQuantizer(d_model, levels)
     for _ in range(rounds):
-        book(3 + 0.01 * torch.randn(8, 64, d_model))
+        book(inputs(8, 64, d_model))
         book.end_round(NO_SKIP)
     return book
 
 
 def indices_of(book, d_model=16):
     book.eval()
-    return book(3 + 0.01 * torch.randn(64, 256, d_model)).indices.flatten()
+    return book(inputs(64, 256, d_model)).indices.flatten()
 
 
 def test_inputs_that_hardly_differ_fill_the_grid():
+    """Also where one direction has most of what differs, as it has in a young network."""
     book = fitted()
     assert book.codebook_size == 1000
     share = indices_of(book).bincount(minlength=1000).double() / (64 * 256)
@@ -42,13 +48,11 @@ def test_index_and_point_of_the_grid_determine_each_other(levels):
     assert points.abs().max() == 1
     steps = ((points + 1) * (book.sizes - 1) / 2).round().long()
     assert torch.equal((steps * book.places).sum(-1), torch.arange(book.codebook_size))
-    assert torch.equal(book.targets[0].sum(-1), torch.full((len(points),), float(len(levels))))
-    assert len(book.targets[0].unique(dim=0)) == book.codebook_size
 
 
 def test_rounding_is_the_nearest_point_and_bans_are_kept():
     book = fitted().eval()
-    x = 3 + 0.01 * torch.randn(2, 9, 16)
+    x = inputs(2, 9, 16)
     chosen = book(x).indices
     inside = book._encode(x)
     distance = (inside[..., None, :] - book.codes[0]).square().sum(-1)
@@ -64,7 +68,7 @@ def test_rounding_is_the_nearest_point_and_bans_are_kept():
 
 def test_the_gradient_passes_the_rounding():
     book = fitted()
-    x = (3 + 0.01 * torch.randn(2, 9, 16)).requires_grad_()
+    x = (inputs(2, 9, 16)).requires_grad_()
     book(x).quantized.square().sum().backward()
     assert x.grad is not None
     assert (x.grad.abs().sum(-1) > 0).all()
@@ -87,7 +91,7 @@ def test_a_channel_needs_two_values():
 
 def test_it_works_in_low_and_in_high_precision():
     book = fitted().eval()
-    x = 3 + 0.01 * torch.randn(2, 9, 16)
+    x = inputs(2, 9, 16)
     with torch.autocast("cpu", torch.bfloat16):
         out = book(x.bfloat16())
     assert out.quantized.dtype == torch.bfloat16

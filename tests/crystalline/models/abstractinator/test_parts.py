@@ -25,7 +25,7 @@ def symbols(tokens: torch.Tensor) -> Symbols:
 def model(head: str, vocab_size: int | None = 20) -> EntropyModel:
     torch.manual_seed(0)
     options = EntropyOptions(d_model=WIDTH, num_layers=1, num_heads=2, window=4, head=head)
-    return EntropyModel(options, vocab_size, 6, 5, LENGTH, AttentionForm(), 0.0)
+    return EntropyModel(options, vocab_size, 6, (1, 7, 5), LENGTH, AttentionForm(), 0.0)
 
 
 def test_the_entropy_of_scores_is_in_nats():
@@ -70,14 +70,14 @@ def test_vectors_of_a_level_below_are_foretold_but_not_moved():
 
 def test_a_code_head_asks_level_after_level():
     torch.manual_seed(0)
-    head, books = CodeHead(WIDTH, 5), torch.randn(3, 7, 5, requires_grad=True)
+    head, books = CodeHead(WIDTH, (3, 7, 5)), torch.randn(3, 7, 5, requires_grad=True)
     h, codes = torch.randn(2, 4, WIDTH), torch.randint(0, 7, (2, 4, 3))
     real = torch.tensor([[True] * 4, [True, True, False, False]])
-    start, expected = head.query(head.norm(h)), torch.zeros(2, 4)
+    start, expected = head.norm(h), torch.zeros(2, 4)
     for level in range(3):
-        logs = (start @ books[level].T / math.sqrt(5)).log_softmax(-1)
+        logs = head.names[level](start).log_softmax(-1)
         expected -= logs.gather(-1, codes[..., level : level + 1])[..., 0]
-        start = start - books[level][codes[..., level]]
+        start = start + head.given(books[level][codes[..., level]])
     nats = head.nats(h, books, codes)
     torch.testing.assert_close(nats, expected)
     torch.testing.assert_close(mean_where(nats, real), expected[real].mean())

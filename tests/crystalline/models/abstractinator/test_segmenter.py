@@ -1,5 +1,7 @@
 """Where segments begin: golden cases, and the same answer however symbols arrive."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -146,3 +148,27 @@ def test_padding_changes_nothing(shift):
         found[rows.expand_as(at)[real], at[real]] = part.aim[real]
         done = done + count
     assert torch.equal(found, whole.aim)
+
+
+@pytest.mark.parametrize("rule", ["relative", "global"])
+def test_the_threshold_moves_until_segments_have_the_wanted_length(rule):
+    options = Segmentation(rule=rule, delta_bits=0.0, theta_bits=1.0, mean_length=5.0)
+    if rule == "relative":
+        options = replace(options, theta_bits=None)
+    part = Segmenter(options, 200, None)
+    generator = torch.Generator().manual_seed(0)
+    found = []
+    for _ in range(150):
+        bits = 2 * torch.rand(8, 200, generator=generator)
+        tokens = torch.ones(8, 200, dtype=torch.int64)
+        made = part(symbols(tokens), bits, part.init_state(8, bits.device))
+        found.append(8 * 200 / float((made.segment.amax(1) + 1).sum()))
+        part.end_round(torch.tensor(False))
+    assert found[0] < 4
+    assert sum(found[-20:]) / 20 == pytest.approx(5.0, abs=0.25)
+    moved = part.threshold.clone()
+    part.eval()(symbols(tokens), bits, part.init_state(8, bits.device))
+    part.end_round(torch.tensor(False))
+    part.train()(symbols(tokens), bits, part.init_state(8, bits.device))
+    part.end_round(torch.tensor(True))
+    assert part.threshold == moved
