@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-Rule = Literal["relative", "global", "space", "fixed"]
+Rule = Literal["relative", "global", "both", "space", "fixed"]
 Head = Literal["categorical", "gaussian"]
 
 
@@ -39,8 +39,9 @@ class Segmentation:
 
     With H_t the entropy of the next symbol after position t, in bits, a segment ends after t if
 
-        relative: H_t > H_{t-1} + delta_bits, or H_t > theta_bits where that is given
+        relative: H_t > H_{t-1} + delta_bits
         global:   H_t > theta_bits
+        both:     either
         space:    byte t is neither letter, digit nor part of one, and byte t - 1 is
         fixed:    every `max_length` symbols
 
@@ -63,13 +64,15 @@ class Segmentation:
     """Symbols a segment, over a whole context, that there is room for: segments beyond context /
     min_mean_length are joined to the last one."""
     mean_length: float | None = None
-    """Symbols a segment that training aims at, by moving `delta_bits` (of relative) or `theta_bits`
-    (of global), which are where it starts; None: they stay, as the other rules do."""
+    """Symbols a segment that training aims at, by moving `delta_bits`, or of global
+    `theta_bits`, which are where it starts; None: they stay, as the other rules do."""
 
     def __post_init__(self) -> None:
-        _one_of("model.segmentation.rule", self.rule, ("relative", "global", "space", "fixed"))
-        if self.rule == "global" and self.theta_bits is None:
-            raise ValueError("model.segmentation.theta_bits must be given for rule=global")
+        _one_of(
+            "model.segmentation.rule", self.rule, ("relative", "global", "both", "space", "fixed")
+        )
+        if self.rule in ("global", "both") and self.theta_bits is None:
+            raise ValueError(f"model.segmentation.theta_bits must be given for rule={self.rule}")
         if self.rule == "fixed" and self.max_length is None:
             raise ValueError("model.segmentation.max_length must be given for rule=fixed")
         if self.max_length is not None:
@@ -88,7 +91,7 @@ class Segmentation:
     @property
     def reads_entropy(self) -> bool:
         """Whether an entropy model is needed."""
-        return self.rule in ("relative", "global")
+        return self.rule in ("relative", "global", "both")
 
     def max_segments(self, length: int) -> int:
         """Segments that a sequence of `length` symbols may have."""

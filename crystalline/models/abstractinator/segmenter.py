@@ -65,7 +65,7 @@ class Segmenter(nn.Module):
     spacelike: Bool[Tensor, " vocab"] | None
     """See `spacelike_bytes`; for rule "space" alone."""
     threshold: Float[Tensor, ""]
-    """Bits: `delta_bits` of rule "relative", `theta_bits` of "global", moved or not."""
+    """Bits: `theta_bits` of rule "global", else `delta_bits`, moved or not."""
     round_sums: Float[Tensor, " sums"]
     """Symbols and segments of the round so far."""
 
@@ -164,7 +164,9 @@ class Segmenter(nn.Module):
         assert bits is not None
         if rule.rule == "global":
             return bits > self.threshold
-        high = bits > torch.inf if rule.theta_bits is None else bits > rule.theta_bits
+        high = torch.zeros_like(symbols.real)
+        if rule.rule == "both" and rule.theta_bits is not None:
+            high = bits > rule.theta_bits
         before = torch.cat([state.bits[:, None], bits[:, :-1]], 1)
         return high | ((bits > before + self.threshold) & (before > -torch.inf))
 

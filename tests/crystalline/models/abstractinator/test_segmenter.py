@@ -1,7 +1,5 @@
 """Where segments begin: golden cases, and the same answer however symbols arrive."""
 
-from dataclasses import replace
-
 import pytest
 import torch
 
@@ -38,7 +36,11 @@ def seed_rule(**options) -> Segmentation:
     ("entropy", "options", "segments"),
     [
         ([1.0, 1.3, 1.7, 1.65, 2.0], {"delta_bits": 0.2}, [0, 1, 2, 2, 3]),
-        ([0.5, 1.1, 1.2, 0.9, 1.3], {"delta_bits": 0.2, "theta_bits": 1.0}, [0, 1, 2, 2, 3]),
+        (
+            [0.5, 1.1, 1.2, 0.9, 1.3],
+            {"rule": "both", "delta_bits": 0.2, "theta_bits": 1.0},
+            [0, 1, 2, 2, 3],
+        ),
         ([1.0, 1.1, 1.4, 1.45], {"delta_bits": 0.3}, [0, 0, 0, 0]),
         ([3.0, 2.5, 2.0, 1.0], {"delta_bits": 0.2}, [0, 0, 0, 0]),
         ([1.0], {}, [0]),
@@ -102,7 +104,7 @@ def test_segments_for_which_there_is_no_room_join_the_last_one():
     "options",
     [
         {"delta_bits": 0.2, "max_length": 4},
-        {"delta_bits": 0.5, "theta_bits": 1.2, "max_length": None},
+        {"rule": "both", "delta_bits": 0.5, "theta_bits": 1.2, "max_length": None},
         {"rule": "global", "theta_bits": 1.3, "max_length": 5, "min_mean_length": 4.0},
         {"rule": "space", "max_length": 7},
         {"rule": "fixed", "max_length": 3},
@@ -150,11 +152,11 @@ def test_padding_changes_nothing(shift):
     assert torch.equal(found, whole.aim)
 
 
-@pytest.mark.parametrize("rule", ["relative", "global"])
+@pytest.mark.parametrize("rule", ["relative", "both", "global"])
 def test_the_threshold_moves_until_segments_have_the_wanted_length(rule):
-    options = Segmentation(rule=rule, delta_bits=0.0, theta_bits=1.0, mean_length=5.0)
-    if rule == "relative":
-        options = replace(options, theta_bits=None)
+    options = Segmentation(
+        rule=rule, delta_bits=0.0, theta_bits=1.9 if rule == "both" else 1.0, mean_length=5.0
+    )
     part = Segmenter(options, 200, None)
     generator = torch.Generator().manual_seed(0)
     found = []
