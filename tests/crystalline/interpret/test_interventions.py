@@ -18,6 +18,7 @@ from crystalline.interpret.interventions import (
 from crystalline.interpret.sites import Code, Site, checked, find_sites, site_positions
 from crystalline.sampling import sample
 from tests.model_zoo import VOCAB, build
+from tests.selection import often
 from tests.tiny_models import Plain, RunningMean
 
 BUILDS = ("ziggurat_1", "ziggurat_2", "ziggurat_3", "ziggurat_source", "ziggurat_stream")
@@ -48,7 +49,16 @@ def choice(site: Site, start: int = 0, length: int = 5) -> Choice:
     return Choice(without(nothing), torch.arange(start, start + length), without)
 
 
-@pytest.fixture(params=BUILDS)
+@pytest.fixture(
+    params=often(
+        BUILDS,
+        "ziggurat_2",
+        "ziggurat_stream",
+        "ziggurat_xattn",
+        "crystalline",
+        "codebook_features",
+    )
+)
 def model(request):
     return build(request.param).eval()
 

@@ -11,6 +11,7 @@ from crystalline.quantizers.bottlenecks.base import unit_rms
 from crystalline.quantizers.calibration import init_codebooks, visit_codebooks
 from lightning_modules.objectives import Dual, decay_groups
 from lightning_modules.schedules import Schedule
+from tests.selection import often
 
 VOCAB, CONTEXT, WIDTH, HEADS, K = 30, 24, 16, 2, 16
 PLACES = ("attn_pre", "attn_post", "mlp")
@@ -69,7 +70,7 @@ def train(model: Crystalline, rounds: int, optimizers=None, until: float = 0.0) 
     return found
 
 
-@pytest.fixture(params=VARIANTS)
+@pytest.fixture(params=often(VARIANTS, "gate", "budget_position", "both", "frozen_source", "noise"))
 def trained(request) -> Crystalline:
     """A model away from its start, so that gates, thresholds and choices differ by position."""
     model = build(**VARIANTS[request.param])
