@@ -26,6 +26,11 @@ install_import_hook(
 torch.set_num_threads(1)  # tiny models run faster so, and two test processes do not compete
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Whole commands come first: a long test that comes last leaves a processor idle."""
+    items.sort(key=lambda item: "e2e" not in item.path.parts)
+
+
 @pytest.fixture(scope="session", autouse=True)
 def _own_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     """Token files and tokenizers of this session, for subprocesses too; threads likewise."""

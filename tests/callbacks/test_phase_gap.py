@@ -22,6 +22,7 @@ def aligned(corpus, tmp_path_factory):
     return train(corpus, folder, *BLIND, "data.windows=overlap", model="transformer")
 
 
+@pytest.mark.slow
 def test_fixed_starts_teach_the_place(aligned):
     gap = float(aligned.column("phase_gap")[-1])
     assert gap > 0.08

@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from crystalline.command import CONF_DIR
 from crystalline.contract import LanguageModel
 from tests import composing
+from tests.selection import often
 
 FILES = sorted(CONF_DIR.rglob("*.yaml"))
 ROOTS = [path.stem for path in FILES if path.parent == CONF_DIR]
@@ -80,7 +81,7 @@ def test_every_experiment_builds(name):
     assert re.search(rf"^#   python -m crystalline.run .*experiment={name}\b", text, re.MULTILINE)
 
 
-@pytest.mark.parametrize("name", options("grid"))
+@pytest.mark.parametrize("name", often(options("grid"), "codebook", "pyramid", "e2_arms"))
 def test_every_grid_is_a_sweep_whose_jobs_build_and_says_its_command(name):
     config = composed(f"grid={name}")
     assert config.hydra.mode.name == "MULTIRUN"

@@ -2,9 +2,12 @@
 
 import json
 
+import pytest
+
 from tests.running import process
 
 
+@pytest.mark.slow
 def test_benchmark_prints_a_table_and_leaves_json_and_a_picture(tmp_path):
     sizes = ["points=50", "d_model=6", "num_codebooks=2", "codebook_size=8"]
     done = process(

@@ -68,6 +68,7 @@ def test_chat_answers_every_line_of_a_pipe_and_ends_with_it(saved, tmp_path):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.slow
 def test_a_missing_checkpoint_is_one_line_with_the_mend_and_status_one(tmp_path):
     status, out, err = command("generate", tmp_path)
     assert (status, out) == (1, "")

@@ -12,6 +12,7 @@ def finished(corpus, tmp_path_factory):
     return train(corpus, tmp_path_factory.mktemp("ziggurat"))
 
 
+@pytest.mark.slow
 def test_intervene_prints_a_table_and_leaves_json_in_the_run_folder(finished, tmp_path):
     typed = (f"checkpoint={finished.best}", "do=patch", "prompt=or, {so}", "source=no")
     done = process("intervene", tmp_path, *typed)
