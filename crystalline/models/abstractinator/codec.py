@@ -7,7 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crystalline.contract import Choice, Codes
-from crystalline.models.abstractinator.descent import as_output, token_costs, top_costs
+from crystalline.models.abstractinator.descent import token_costs, top_costs
 from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.symbols import Sight
 
@@ -70,7 +70,7 @@ def expand(
     cache = model.init_cache(1)
     part = cache.levels[0]
     rows = torch.arange(count, device=codes.device)[None]
-    part.contexts.write("context", rows, as_output(book, book.lookup(codes[None]).sum(-2)))
+    part.contexts.write("context", rows, book.as_output(book.lookup(codes[None]).sum(-2)))
 
     def told(choice: Choice) -> Tensor:
         return codes[choice.positions.clamp(max=count - 1)][None]

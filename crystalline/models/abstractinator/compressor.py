@@ -97,6 +97,14 @@ class SegmentCompressor(nn.Module):
         self.quantizer = None if quantizer is None else quantizer(d_model=d_model)
 
     @property
+    def book_shape(self) -> BookShape | None:
+        """Of the codes of the quantizer."""
+        book = self.quantizer
+        if book is None:
+            return None
+        return book.num_codebooks, book.codebook_size, book.codebook_dim
+
+    @property
     def books(self) -> Books | None:
         """The codes of the quantizer, as targets: no gradient reaches them."""
         return None if self.quantizer is None else self.quantizer.codes.detach()

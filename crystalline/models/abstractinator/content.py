@@ -9,10 +9,8 @@ from torch import Tensor, nn
 from crystalline.layers.precision import at_least_fp32
 from crystalline.models.abstractinator.code_head import Books, BookShape, CodeHead, mean_where
 from crystalline.models.abstractinator.compressor import Segments
+from crystalline.models.abstractinator.segmenter import PLACES
 from crystalline.models.abstractinator.symbols import Symbols
-
-PLACES = 64
-"""Places in a segment that are told apart; later ones count as the last."""
 
 
 class ContentHead(nn.Module):

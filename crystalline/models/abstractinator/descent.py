@@ -17,7 +17,6 @@ from crystalline.models.abstractinator.climb import Climb
 from crystalline.models.abstractinator.level import Abstractinator
 from crystalline.models.abstractinator.symbols import Symbols
 from crystalline.models.abstractinator.top import CodeSequenceTransformer
-from crystalline.quantizers.codebook import Codebook
 
 
 class Costs(NamedTuple):
@@ -64,7 +63,7 @@ def descend(
             assert head is not None
             assert book is not None
             draw = cache is not None and cache.draw
-            contexts = as_output(book, head.foretold(said, book.codes, draw=draw))
+            contexts = book.as_output(head.foretold(said, book.codes, draw=draw))
         part = None
         if cache is not None:
             part = cache.levels[index]
@@ -131,10 +130,3 @@ def token_costs(
     scores = at_least_fp32(F.linear(hidden[:, :-1], head))
     nats = F.cross_entropy(scores.mT, symbols.tokens[:, 1:], reduction="none")
     return Costs(nats, symbols.real[:, 1:])
-
-
-def as_output(
-    book: Codebook, code: Float[Tensor, "batch pos codebook_dim"]
-) -> Float[Tensor, "batch pos d_model"]:
-    """A vector among the codes as the quantizer would write it."""
-    return book.as_output(code)

@@ -13,11 +13,8 @@ from crystalline.layers.position_cache import PositionCache
 from crystalline.models.abstractinator.blocks import Stack
 from crystalline.models.abstractinator.code_head import BookShape, CodeHead
 from crystalline.models.abstractinator.options import ExpanderOptions
-from crystalline.models.abstractinator.segmenter import Cut
+from crystalline.models.abstractinator.segmenter import PLACES, Cut
 from crystalline.models.abstractinator.symbols import Sight, Symbols, TokenInput, VectorInput
-
-OFFSETS = 64
-"""Places in a segment that are told apart; later ones count as the last."""
 
 
 class DecoderOnlyExpanderRVQ(nn.Module):
@@ -60,7 +57,7 @@ class DecoderOnlyExpanderRVQ(nn.Module):
         self.input = (
             VectorInput(d_model, d_model) if vocab_size is None else TokenInput(vocab_size, d_model)
         )
-        self.offset = nn.Embedding(OFFSETS, d_model)
+        self.offset = nn.Embedding(PLACES, d_model)
         self.dropout = nn.Dropout(dropout)
         self.context_norm = nn.LayerNorm(d_model, bias=False)
         self.vector_norm = nn.LayerNorm(d_model, bias=False)
@@ -92,7 +89,7 @@ class DecoderOnlyExpanderRVQ(nn.Module):
             document: That each segment belongs to.
             caches: Of earlier positions.
         """
-        offset = cut.offset.clamp(max=OFFSETS - 1)
+        offset = cut.offset.clamp(max=PLACES - 1)
         x = self.dropout(self.input(symbols) + self.offset(offset))
         told, known = self.context_norm(contexts), self.vector_norm(vectors)
         memory = torch.cat([told + self.kind[0], known + self.kind[1]], dim=1)

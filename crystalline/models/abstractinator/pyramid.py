@@ -108,21 +108,20 @@ class AbstractinatorPyramid(LevelsAndTop):
                 f"model.document_end must be null or an id below {vocab_size}, got {document_end}"
             )
         check_mode(mode, quantize, segmentation, lambda_top_lm, lambda_expansion)
-        levels, length, width = [], context_length, None
+        levels, length, shape = [], context_length, None
         for index in range(num_levels):
             levels.append(
                 Abstractinator(
                     None if index else vocab_size, d_model, num_heads, length,
-                    quantizer if quantize else None, width, lambda_expansion > 0, entropy,
+                    quantizer if quantize else None, shape, lambda_expansion > 0, entropy,
                     (upper_segmentation or segmentation) if index else segmentation,
                     encoder, expander, attention, dropout, content=lambda_content > 0,
                 )
             )  # fmt: skip
             length = levels[-1].max_segments + 1
-            book = levels[-1].compressor.quantizer
-            width = None if book is None else tuple(book.codes.shape)
+            shape = levels[-1].compressor.book_shape
         over = CodeSequenceTransformer(
-            top, d_model, length, width if lambda_top_lm > 0 else None, attention, dropout
+            top, d_model, length, shape if lambda_top_lm > 0 else None, attention, dropout
         )
         super().__init__(vocab_size, context_length, Parts(levels), over, mode, document_end)
         self.commitment_cost = commitment_cost

@@ -46,6 +46,8 @@ class Cut:
     """Segments that were finished before the stretch."""
 
 
+PLACES = 64
+"""Places in a segment that the parts tell apart; later ones count as the last."""
 RATE = 0.1
 """Bits that the threshold moves in a round, times ln(wanted / found) of the mean length."""
 
@@ -73,6 +75,7 @@ class Segmenter(nn.Module):
         super().__init__()
         self.options = options
         self.max_segments = options.max_segments(length)
+        self.wanted = options.mean_length if options.reads_entropy else None
         start = options.theta_bits if options.rule == "global" else options.delta_bits
         self.register_buffer("threshold", torch.tensor(float(start or 0)))
         self.register_buffer("round_sums", torch.zeros(2), persistent=False)
@@ -84,10 +87,6 @@ class Segmenter(nn.Module):
                     "above the first (model.upper_segmentation) and for other tokenizers"
                 )
             self.register_buffer("spacelike", spacelike_bytes(vocab_size), persistent=False)
-
-    @property
-    def _moves(self) -> bool:
-        return self.options.mean_length is not None and self.options.reads_entropy
 
     @torch.no_grad()
     def forward(
@@ -122,7 +121,7 @@ class Segmenter(nn.Module):
             offset[:, :length],
             state.finished.clone(),
         )
-        if self.training and self._moves:
+        if self.training and self.wanted is not None:
             segments = reached_by(cut.segment, symbols.real)
             self.round_sums += torch.stack([count.sum(), segments.sum()])
         # One place more than there are symbols: what the next one will find.
@@ -173,14 +172,13 @@ class Segmenter(nn.Module):
     @torch.no_grad()
     def end_round(self, skip: Bool[Tensor, ""]) -> None:
         """Move the threshold towards the wanted length; with `skip` only forget the round."""
-        wanted = self.options.mean_length
-        if not self._moves or wanted is None:
+        if self.wanted is None:
             return
         if dist.is_available() and dist.is_initialized():
             dist.all_reduce(self.round_sums)
         symbols, segments = self.round_sums
         found = symbols / segments.clamp(min=1)
-        step = RATE * (wanted / found.clamp(min=1)).log()
+        step = RATE * (self.wanted / found.clamp(min=1)).log()
         self.threshold += torch.where(skip | (segments == 0), 0, step)
         self.round_sums.zero_()
 

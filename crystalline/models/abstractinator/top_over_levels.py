@@ -58,9 +58,7 @@ class TopOverLevels(LevelsAndTop):
                 "where the top says codes"
             )
         highest = base.levels[-1].compressor
-        book, shape = highest.quantizer, None
-        if book is not None and lambda_top_lm > 0:
-            shape = book.num_codebooks, book.codebook_size, book.codebook_dim
+        shape = highest.book_shape if lambda_top_lm > 0 else None
         new = CodeSequenceTransformer(
             top, highest.d_model, base.top.stack.length, shape, attention, dropout
         )

@@ -13,7 +13,6 @@ from torch import Tensor
 from crystalline.compression.description import Description, Place, Question
 from crystalline.models.abstractinator.cache import PyramidCache
 from crystalline.models.abstractinator.climb import Climb
-from crystalline.models.abstractinator.descent import as_output
 from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.symbols import Symbols
 
@@ -105,12 +104,12 @@ class TwoPart(Description):
         finished = int(cache.levels[index].segmenter.finished)
         scores = _end_scores(cache.position + 1, finished, ahead)
         if not (yield Question(("end", (index, number)), scores.to(h.device))):
-            return as_output(book, head.foretold(h, book.codes))
+            return book.as_output(head.foretold(h, book.codes))
         codes = torch.zeros(1, 1, len(book.codes), dtype=torch.int64, device=h.device)
         for part, scores in enumerate(head.scores(h, book.codes, codes)):
             # The head reads the answer before it goes on to the next book.
             codes[..., part] = yield Question(("code", (index, number, part)), scores[0, 0])
-        return as_output(book, book.lookup(codes).sum(-2))
+        return book.as_output(book.lookup(codes).sum(-2))
 
 
 def _finished(index: int, climb: Climb) -> dict[Place, int]:
