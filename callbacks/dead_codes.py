@@ -1,7 +1,8 @@
-"""Codes that nothing chooses move to where they are needed."""
+"""Codes that nothing needs move to where they are needed."""
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import lightning
@@ -20,6 +21,9 @@ from lightning_modules.graphs import Recording
 class DeadCodeReset(lightning.Callback):
     """At intervals, gives every site's dead codes the place of inputs that are served badly.
 
+    With a `margin` so do living codes whose absence would cost little, such as several that share
+    what one could carry.
+
     Inputs are those of the global batch just done, or of its first sequences, so nothing has to be
     kept between rounds and a resumed run does the same. Under DDP rank 0 chooses and the others
     follow. Optimizers forget the momentum of moved codes. Where rounds are replayed as a CUDA
@@ -29,6 +33,8 @@ class DeadCodeReset(lightning.Callback):
         every_n_steps: Rounds between resets.
         idle_positions: Training positions without a choice after which a code is dead.
         max_fraction: At most this share of a book moves at once.
+        margin: A living code moves where that lowers the error of its site by this many times what
+            its absence adds; None: only dead codes move.
         positions: Tokens of the round that are looked at, in whole sequences.
         until: Share of training after which codes are left alone, so that they can settle.
         seed: With the round, decides which inputs become codes.
@@ -39,6 +45,7 @@ class DeadCodeReset(lightning.Callback):
         every_n_steps: int = 50,
         idle_positions: int = 50_000,
         max_fraction: float = 0.05,
+        margin: float | None = None,
         positions: int = 16_384,
         until: float = 0.9,
         seed: int = 0,
@@ -46,6 +53,7 @@ class DeadCodeReset(lightning.Callback):
         self.every_n_steps = every_n_steps
         self.idle_positions = idle_positions
         self.max_fraction = max_fraction
+        self.margin = margin
         self.positions = positions
         self.until = until
         self.seed = seed
@@ -60,7 +68,7 @@ class DeadCodeReset(lightning.Callback):
         books = {s: b for s, b in pl_module.model.codebooks().items() if b.maintained}
         if not books:
             return
-        if not torch.cat([b.has_dead_codes(self.idle_positions) for b in books.values()]).any():
+        if self.margin is None and not self._some_dead(books.values()):
             pl_module.record({"codebook/revived": 0})
             return
         revived = {site: torch.zeros_like(b.idle, dtype=torch.bool) for site, b in books.items()}
@@ -68,9 +76,12 @@ class DeadCodeReset(lightning.Callback):
             tokens = trainer.datamodule.train_batch(step - 1).tokens  # type: ignore[attr-defined]
             tokens = tokens[: -(-self.positions // tokens.shape[1])]
             if self._revival is None:
-                self._revival = Revival(
-                    pl_module.model, self.idle_positions, self.max_fraction, pl_module.replays
-                )
+                limits = {
+                    "idle_positions": self.idle_positions,
+                    "max_fraction": self.max_fraction,
+                    "margin": self.margin,
+                }
+                self._revival = Revival(pl_module.model, limits, pl_module.replays)
             seed = self.seed * 1_000_003 + step
             revived = self._revival(tokens.to(pl_module.device), seed)
         for site, book in books.items():
@@ -83,27 +94,26 @@ class DeadCodeReset(lightning.Callback):
         count = torch.stack([flags.sum() for flags in revived.values()]).sum()
         pl_module.record({"codebook/revived": int(count)})
 
+    def _some_dead(self, books: Iterable[Codebook]) -> bool:
+        return bool(torch.cat([b.has_dead_codes(self.idle_positions) for b in books]).any())
+
 
 Moved = dict[str, Bool[Tensor, "levels codebook_size"]]
 """By site: which codes have moved."""
 
 
 class Revival:
-    """Revives the dead codes of all maintained sites of a model, site after site.
+    """Relocates codes of all maintained sites of a model, site after site.
 
     Args:
         model: Its mode is the same afterwards.
-        idle_positions: See `Codebook.revive_dead_codes`.
-        max_fraction: Likewise.
+        limits: Of `Codebook.relocate_codes`.
         recorded: Whether calls are replayed as a CUDA graph, which waits less.
     """
 
-    def __init__(
-        self, model: LanguageModel, idle_positions: int, max_fraction: float, recorded: bool
-    ) -> None:
+    def __init__(self, model: LanguageModel, limits: Mapping[str, Any], recorded: bool) -> None:
         self.model = model
-        self.idle_positions = idle_positions
-        self.max_fraction = max_fraction
+        self.limits = limits
         self._generator = torch.Generator(next(model.parameters()).device)
         self._work = Recording(self._revive, [self._generator]) if recorded else self._revive
 
@@ -113,15 +123,10 @@ class Revival:
         return self._work(tokens)
 
     def _revive(self, tokens: Tensor) -> Moved:
-        revived: Moved = {}
+        moved: Moved = {}
 
         def revive(site: str, book: Codebook, inputs: Tensor) -> None:
-            revived[site] = book.revive_dead_codes(
-                inputs,
-                idle_positions=self.idle_positions,
-                max_fraction=self.max_fraction,
-                generator=self._generator,
-            )
+            moved[site] = book.relocate_codes(inputs, **self.limits, generator=self._generator)
 
         visit_codebooks(self.model, tokens, revive)
-        return revived
+        return moved

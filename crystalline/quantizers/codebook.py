@@ -5,6 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 from typing import Literal
 
 import torch
@@ -14,10 +15,12 @@ from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Edit
+from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.coding import Coding
 from crystalline.quantizers.kmeans import kmeans
 from crystalline.quantizers.moving_average import MovingAverage
-from crystalline.quantizers.search import nearest
+from crystalline.quantizers.relocation import costs, fit, gains
+from crystalline.quantizers.search import exact_products, nearest
 from crystalline.quantizers.standardiser import Standardiser
 
 Update = Literal["gradient", "ema", "frozen"]
@@ -181,15 +184,16 @@ class Codebook(nn.Module, ABC):
         self.idle.zero_()
 
     @torch.no_grad()
-    def revive_dead_codes(
+    def relocate_codes(
         self,
         x: Tensor,
         *,
         idle_positions: int,
         max_fraction: float,
+        margin: float | None = None,
         generator: torch.Generator | None = None,
     ) -> Bool[Tensor, "levels codebook_size"]:
-        """Move codes that no recent position chose onto inputs that are served badly.
+        """Move codes that are not needed onto inputs that are served badly.
 
         Level by level: points that a moved code serves leave nothing to the levels after it.
         Nothing here waits for the device.
@@ -199,24 +203,58 @@ class Codebook(nn.Module, ABC):
             idle_positions: A code is dead when this many positions went by without choosing it.
             max_fraction: At most this share of a book (but one code) moves at once, the longest
                 idle first.
+            margin: A living code moves too where that lowers the error by this many times what its
+                absence adds; one half of the book, drawn anew, may. None: only dead codes move.
             generator: Of the device of `x`; decides which inputs become codes.
 
         Returns:
             Which codes moved, so that optimizers can forget their momentum.
         """
-        revived = torch.zeros_like(self.idle, dtype=torch.bool)
+        moved = torch.zeros_like(self.idle, dtype=torch.bool)
+        most = max(1, int(max_fraction * self.codebook_size))
         for level, points in self.residuals(x):
-            error = (points - self.codes[level][self.select(level, points)]).square().sum(-1)
-            most = min(max(1, int(max_fraction * self.codebook_size)), len(points))
-            idle, oldest = self.idle[level].sort(descending=True, stable=True)
+            dead = self.idle[level] >= idle_positions
+            movable = torch.zeros_like(dead)
+            if margin is not None:
+                coins = torch.empty_like(self.codes[level, :, 0]).uniform_(generator=generator)
+                movable = coins < 0.5
+            served = fit(partial(self._misfit_in, level), points, movable)
             # The largest of error / exponential noise: drawn by error, without replacement.
-            noise = torch.empty_like(error).exponential_(generator=generator)
-            rows = (error / noise).topk(most).indices
-            revived[level, oldest[:most]] = idle[:most] >= idle_positions
-            place = torch.zeros_like(idle).scatter_(0, oldest[:most], rows)
-            self._set_codes(level, revived[level], points[place])
-        self.idle.masked_fill_(revived, 0)
-        return revived
+            noise = torch.empty_like(served.error).exponential_(generator=generator)
+            rows = (served.error.clamp(min=0) / noise).topk(min(most, len(points))).indices
+            misfit = partial(self.misfit, codes=points[rows])
+            gain = gains(served, points, rows, misfit, self.codebook_size)
+            gain, order = gain.sort(descending=True, stable=True)
+            # Dead codes go first, the longest idle before all others.
+            cost = torch.where(dead, -self.idle[level].float(), costs(served, movable))
+            cost, codes = (values[: len(rows)] for values in cost.sort(stable=True))
+            moved[level, codes] = dead[codes] | (gain > (margin or 1.0) * cost)
+            place = torch.zeros_like(self.idle[level]).scatter_(0, codes, rows[order])
+            self._set_codes(level, moved[level], points[place])
+        self.idle.masked_fill_(moved, 0)
+        return moved
+
+    def misfit(
+        self, points: Float[Tensor, "n codebook_dim"], codes: Float[Tensor, "k codebook_dim"]
+    ) -> Float[Tensor, "n k"]:
+        """Error of every point with each code: |x - c|^2, or 1 - cosine; fp32."""
+        with exact_products(points):
+            points, codes = at_least_fp32(points), at_least_fp32(codes)
+            if self.cosine:
+                return 1 - F.normalize(points, dim=-1) @ F.normalize(codes, dim=-1).mT
+            inner = points @ codes.mT
+            lengths = codes.square().sum(-1) + points.square().sum(-1, keepdim=True)
+            return (lengths - 2 * inner).clamp(min=0)
+
+    def bias(self) -> Float[Tensor, "1 codebook_size"] | None:
+        """What counts for each code beside its likeness."""
+        return None
+
+    def _misfit_in(
+        self, level: int, points: Float[Tensor, "n codebook_dim"]
+    ) -> Float[Tensor, "n codebook_size"]:
+        errors, bias = self.misfit(points, self.codes[level]), self.bias()
+        return errors if bias is None else errors - bias
 
     def has_dead_codes(self, idle_positions: int) -> Bool[Tensor, " levels"]:
         """Whether some code of each level has gone unchosen for so many positions."""

@@ -39,7 +39,7 @@ def nearest(
     Returns:
         int64 indices.
     """
-    with torch.autocast(points.device.type, enabled=False), _no_tf32():
+    with exact_products(points):
         points, codes = at_least_fp32(points), at_least_fp32(codes)
         if cosine:
             codes, offset = F.normalize(codes, dim=-1), codes.new_zeros(len(codes))
@@ -53,11 +53,13 @@ def nearest(
 
 
 @contextmanager
-def _no_tf32() -> Iterator[None]:
+def exact_products(points: Tensor) -> Iterator[None]:
+    """Matrix products of fp32 are of fp32 on the device of `points`, without autocast or TF32."""
     before = torch.get_float32_matmul_precision()
     torch.set_float32_matmul_precision("highest")
     try:
-        yield
+        with torch.autocast(points.device.type, enabled=False):
+            yield
     finally:
         torch.set_float32_matmul_precision(before)
 

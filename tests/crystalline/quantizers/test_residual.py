@@ -152,7 +152,7 @@ def test_revival_moves_a_far_code_in_one_step_and_leaves_live_ones():  # T7
     book(x)
     book.end_round(NO_SKIP)
     before = book.codes.detach().clone()
-    moved = book.revive_dead_codes(x, idle_positions=100, max_fraction=0.5)
+    moved = book.relocate_codes(x, idle_positions=100, max_fraction=0.5)
     assert moved.nonzero().tolist() == [[0, 3]]
     live = torch.arange(5) != 3
     torch.testing.assert_close(book.codes[0, live], before[0, live], rtol=0, atol=0)
@@ -163,7 +163,7 @@ def test_revival_moves_a_far_code_in_one_step_and_leaves_live_ones():  # T7
 def test_revival_respects_its_limit():
     book = make(codebook_size=40, num_codebooks=1)
     book.idle.fill_(10)
-    moved = book.revive_dead_codes(torch.randn(1, 50, 6), idle_positions=5, max_fraction=0.1)
+    moved = book.relocate_codes(torch.randn(1, 50, 6), idle_positions=5, max_fraction=0.1)
     assert moved.sum() == 4
 
 
@@ -183,10 +183,10 @@ def test_revival_leaves_books_without_dead_codes_alone():
     x = torch.randn(2, 20, 6)
     options = {"idle_positions": 5, "max_fraction": 1.0, "generator": generator}
     book.idle.fill_(4)
-    assert not book.revive_dead_codes(x, **options).any()
+    assert not book.relocate_codes(x, **options).any()
     assert torch.equal(book.codes, before)
     book.idle[1, 2] = 5
-    assert book.revive_dead_codes(x, **options).nonzero().tolist() == [[1, 2]]
+    assert book.relocate_codes(x, **options).nonzero().tolist() == [[1, 2]]
     changed = (book.codes != before).any(-1)
     assert changed.nonzero().tolist() == [[1, 2]]
     assert book.idle.sum() == 4 * 14
@@ -196,15 +196,15 @@ def test_no_book_revives_more_than_its_share_and_the_longest_idle_go_first():
     book = make(codebook_size=20)
     book.idle.copy_(torch.stack([torch.arange(20), torch.arange(20).flip(0), torch.arange(20)]))
     x = torch.randn(2, 20, 6)
-    first = book.revive_dead_codes(x, idle_positions=10, max_fraction=0.25)
+    first = book.relocate_codes(x, idle_positions=10, max_fraction=0.25)
     assert [row.nonzero().flatten().tolist() for row in first] == [
         [15, 16, 17, 18, 19],
         [0, 1, 2, 3, 4],
         [15, 16, 17, 18, 19],
     ]
-    second = book.revive_dead_codes(x, idle_positions=10, max_fraction=0.25)
+    second = book.relocate_codes(x, idle_positions=10, max_fraction=0.25)
     assert second[0].nonzero().flatten().tolist() == [10, 11, 12, 13, 14]
-    assert not book.revive_dead_codes(x, idle_positions=10, max_fraction=0.25).any()
+    assert not book.relocate_codes(x, idle_positions=10, max_fraction=0.25).any()
 
 
 def test_revival_draws_inputs_in_proportion_to_their_squared_error():
@@ -217,7 +217,7 @@ def test_revival_draws_inputs_in_proportion_to_their_squared_error():
         book.codes.data[0, 0] = 0
         book.idle[0, 1:] = 10
         generator = torch.Generator().manual_seed(seed)
-        moved = book.revive_dead_codes(
+        moved = book.relocate_codes(
             served, idle_positions=10, max_fraction=1.0, generator=generator
         )
         assert moved.sum() == 5

@@ -79,7 +79,7 @@ def test_a_revived_code_counts_as_used_evenly():
         book(x, TAU)
         book.end_round(DONE)
     assert book.bias()[0, 2] < -0.09
-    book.revive_dead_codes(x, idle_positions=100, max_fraction=0.4)
+    book.relocate_codes(x, idle_positions=100, max_fraction=0.4)
     assert book.bias()[0, 2] == 0
 
 
