@@ -44,8 +44,9 @@ def fit(misfit: Misfit, points: Tensor, movable: Bool[Tensor, " codebook_size"])
 def gains(
     served: Fit, points: Tensor, rows: Int[Tensor, " most"], misfit: Misfit, codebook_size: int
 ) -> Float[Tensor, " most"]:
-    """By how much the error of all points falls with a new code at each of `rows`.
+    """By how much the error of all points but itself falls with a new code at each of `rows`.
 
+    A point's own error would fall to 0 wherever the code went, so it tells nothing about the place.
     Of the rows that one code serves the best counts alone: two new codes would not gain twice.
 
     Args:
@@ -59,6 +60,7 @@ def gains(
     gain = torch.zeros_like(rows, dtype=served.error.dtype)
     for part, error in zip(points.split(step), served.error.split(step), strict=True):
         gain += (error[:, None] - misfit(part)).clamp(min=0).sum(0)
+    gain = (gain - served.error[rows]).clamp(min=0)
     cells = served.chosen[rows]
     most = gain.new_zeros(codebook_size).scatter_reduce_(0, cells, gain, "amax")
     return torch.where(gain == most[cells], gain, 0)
