@@ -129,7 +129,10 @@ def _call_hydra(
             return _run_job(task, config, command, outcome, show_all)
 
     # Hydra prints its own long messages unless it is told to raise.
-    arguments = [*arguments, f"hydra.job.name={command}"]
+    # Hydra's parser wants all overrides in one row, wherever its own flags stand.
+    flags = [each for each in arguments if each.startswith("-") or not set(each) & {"=", "~"}]
+    overrides = [each for each in arguments if each not in flags]
+    arguments = [*flags, f"hydra.job.name={command}", *overrides]
     with _logging(), _argv([user_argv[0], *arguments]), _environment({FULL_ERROR: "1"}):
         hydra.main(config_path=str(conf_dir), config_name=config_name, version_base="1.3")(job)()
     return outcome

@@ -274,6 +274,14 @@ def test_any_text_survives_the_grammar_and_the_config(text):
     assert OmegaConf.create({"prompt": again.value()}).prompt == text
 
 
+def test_hydras_own_flags_may_stand_between_overrides(call, capfd):
+    status, seen = call("seed=4", "--cfg", "job", "model.quantizer.codebook_size=9")
+    assert (status, seen) == (0, [])
+    shown = capfd.readouterr().out
+    assert "seed: 4\n" in shown
+    assert "codebook_size: 9\n" in shown
+
+
 def test_help_shows_groups_choices_and_keys(call, capsys):
     assert call("--help")[0] == 0
     text = capsys.readouterr().out
