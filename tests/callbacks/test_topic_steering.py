@@ -11,9 +11,11 @@ from tests.running import train
 PNG = b"\x89PNG"
 FEW = (
     "callbacks=steering", "~callbacks.topic_steering.topics",
+    "~callbacks.syntax_patching.patterns",
     "callbacks.topic_steering.num_samples=3", "callbacks.topic_steering.max_new_tokens=10",
     "callbacks.topic_steering.sequences=60", "callbacks.topic_steering.min_share=0.05",
     "callbacks.topic_steering.prompts=['','a']",
+    "callbacks.syntax_patching.sequences=60", "callbacks.syntax_patching.places=20",
     "callbacks.code_specificity.codes=3", "callbacks.code_specificity.effect_sequences=4",
 )  # fmt: skip
 
@@ -31,6 +33,7 @@ def finished(corpus, words, tmp_path_factory):
         corpus, tmp_path_factory.mktemp("steering"), *FEW,
         f"+callbacks.topic_steering.topics={topics}",
         f"callbacks.code_specificity.patterns=['{words[0]}','{words[1]}']",
+        "+callbacks.syntax_patching.patterns={space: ' ', none: qqq}",
     )  # fmt: skip
 
 
@@ -62,9 +65,11 @@ def test_banned_codes_are_the_most_precise_of_the_patterns(finished, words):
 
 def test_a_model_without_codes_is_not_steered(corpus, tmp_path):
     topics = "+callbacks.topic_steering.topics={one: [a]}"
-    run = train(corpus, tmp_path, *FEW, topics, model="transformer")
+    patterns = "+callbacks.syntax_patching.patterns={space: ' '}"
+    run = train(corpus, tmp_path, *FEW, topics, patterns, model="transformer")
     assert run.status == 0
-    assert not any(name.startswith(("steering/", "specificity/")) for name in run.summary)
+    kinds = ("steering/", "specificity/", "syntax/")
+    assert not any(name.startswith(kinds) for name in run.summary)
 
 
 @pytest.mark.parametrize(
@@ -73,8 +78,18 @@ def test_a_model_without_codes_is_not_steered(corpus, tmp_path):
         ("topic_steering.num_samples=0", "callbacks.topic_steering.num_samples=0: give 1 or more"),
         ("topic_steering.baseline=x.ckpt", "baseline=x.ckpt: no such checkpoint"),
         ("code_specificity.codes=0", "callbacks.code_specificity.codes=0: give 1 or more"),
+        ("syntax_patching.places=0", "callbacks.syntax_patching.places=0: give 1 or more"),
     ],
 )
 def test_a_wrong_value_is_named_before_training(corpus, tmp_path, capfd, key, line):
     assert train(corpus, tmp_path, "callbacks=steering", f"callbacks.{key}").status == 1
     assert line in capfd.readouterr().err
+
+
+def test_codes_of_a_syntactic_place_are_put_elsewhere(finished):
+    report = json.loads((finished.folder / "syntax.json").read_text())
+    assert list(report) == ["space"]  # nothing matches the other one
+    row = report["space"]
+    assert row["places"] == 20
+    assert finished.summary["syntax/space/ratio"] == pytest.approx(row["patched"] / row["before"])
+    assert finished.summary["syntax/least_ratio"] == finished.summary["syntax/space/ratio"]
