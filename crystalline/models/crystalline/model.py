@@ -126,7 +126,7 @@ class Crystalline(LanguageModel):
         super().__init__(vocab_size, context_length)
         build = builder(
             mode, codebook_size, num_codes_k, temp_init, temp_min, selection,
-            gated=sites.gate == "learned",
+            gated=sites.gate == "learned", warmup=sites.warmup,
         )  # fmt: skip
         self.mode = mode
         self.weights = {
@@ -178,7 +178,7 @@ class Crystalline(LanguageModel):
     def begin_round(self, progress: float) -> None:
         super().begin_round(progress)
         for bottleneck in self._bottlenecks().values():
-            bottleneck.temperature.begin_round(progress)
+            bottleneck.begin_round(progress)
 
     def loss_weights(self, progress: float) -> dict[str, float]:
         if self.mode == "source":

@@ -47,6 +47,8 @@ class Sites:
     prior_weight: Mapping[str, float] = field(default_factory=dict)
     """By place: cosine that a nat of code length costs; see `UsagePrior`. Places that are not named
     have no prior."""
+    warmup: float = 0.0
+    """Share of training over which codes fade in, beside what they stand for."""
     gate: str = "none"
     """"learned": each group mixes its codes with what they stand for; see `GroupedBottleneck`."""
 
@@ -97,6 +99,7 @@ def builder(
     temp_min: float,
     selection: Selection,
     gated: bool,
+    warmup: float,
 ) -> Callable[[int, int, float, float], GroupedBottleneck]:
     """Builds the bottlenecks of a mode from (d_model, num_groups, gain at the start, prior_weight).
 
@@ -164,4 +167,5 @@ def builder(
         d_model, num_groups, lambda width: build(width, prior_weight), build_temperature,
         None if mode == "source" else gain,  # which has one of its own
         gated,
+        warmup,
     )  # fmt: skip

@@ -57,7 +57,8 @@ class GroupedBottleneck(nn.Module):
     """A bottleneck for each of G equal parts of a vector, their temperature, gains and gates.
 
     What is written is gain * (g * codes + (1 - g) * n), with n what the bottleneck sees and
-    g = sigmoid(gate): a group whose gate closes has no bottleneck. Without gates g is 1.
+    g = sigmoid(gate): a group whose gate closes has no bottleneck. Without gates g is 1. In training
+    g is multiplied by a share that grows from 0 to 1 while codes fade in.
 
     Args:
         d_model: Width of the vector.
@@ -66,9 +67,10 @@ class GroupedBottleneck(nn.Module):
         build_temperature: `build_temperature(num_groups, width)`.
         gain: At the start; None for no gain.
         gated: Whether groups have a gate, 0.9 at the start. Loss `gate` is 1 - g.
+        warmup: Share of training over which codes fade in.
 
     Raises:
-        ValueError: If G does not divide the width.
+        ValueError: If G does not divide the width, or `warmup` lies outside [0, 1].
     """
 
     def __init__(
@@ -79,8 +81,12 @@ class GroupedBottleneck(nn.Module):
         build_temperature: Callable[[int, int], nn.Module],
         gain: float | None,
         gated: bool = False,
+        warmup: float = 0.0,
     ) -> None:
         super().__init__()
+        self.share: Tensor
+        if not 0 <= warmup <= 1:
+            raise ValueError(f"sites.warmup must lie in [0, 1], got {warmup}")
         if d_model % num_groups:
             raise ValueError(f"sites.groups must divide d_model, got {num_groups} and {d_model}")
         width = d_model // num_groups
@@ -88,6 +94,14 @@ class GroupedBottleneck(nn.Module):
         self.temperature: Any = build_temperature(num_groups, width)
         self.gain = None if gain is None else nn.Parameter(torch.full((num_groups,), gain))
         self.gate = nn.Parameter(torch.full((num_groups,), GATE)) if gated else None
+        self.warmup = warmup
+        self.register_buffer("share", torch.ones(()), persistent=False)
+
+    def begin_round(self, progress: float) -> None:
+        """Follow the schedules of the temperature and of the codes' share."""
+        self.temperature.begin_round(progress)
+        if self.warmup:
+            self.share.fill_(min(1.0, progress / self.warmup))
 
     def forward(
         self,
@@ -111,12 +125,14 @@ class GroupedBottleneck(nn.Module):
             trace.losses.append(answer.losses)
             answers.append(answer)
         written = torch.stack([answer.quantized for answer in answers], -2)
-        if self.gate is not None:
-            g = self.gate.sigmoid()
+        g = None if self.gate is None else self.gate.sigmoid()
+        if g is not None and self.training:
+            trace.losses += [{"gate": 1 - each} for each in g.unbind()]
+        if self.training and self.warmup:
+            g = self.share if g is None else g * self.share
+        if g is not None:
             n = torch.stack([answer.inputs for answer in answers], -2)
-            written = (g[:, None] * written + (1 - g[:, None]) * n).to(written.dtype)
-            if self.training:
-                trace.losses += [{"gate": 1 - each} for each in g.unbind()]
+            written = torch.lerp(n, written.to(n.dtype), g[..., None]).to(written.dtype)
         if self.gain is not None:
             written = written * self.gain[:, None].to(written.dtype)
         return written.flatten(-2)
