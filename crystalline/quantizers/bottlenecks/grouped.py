@@ -57,8 +57,8 @@ class GroupedBottleneck(nn.Module):
     """A bottleneck for each of G equal parts of a vector, their temperature, gains and gates.
 
     What is written is gain * (g * codes + (1 - g) * n), with n what the bottleneck sees and
-    g = sigmoid(gate): a group whose gate closes has no bottleneck. Without gates g is 1. In training
-    g is multiplied by a share that grows from 0 to 1 while codes fade in.
+    g = sigmoid(gate): a group whose gate closes has no bottleneck. Without gates g is 1. In
+    training g is multiplied by a share that grows from 0 to 1 while codes fade in.
 
     Args:
         d_model: Width of the vector.
