@@ -105,6 +105,37 @@ def test_an_edit_moves_the_discrete_part_alone():
     assert torch.equal(edited[..., D:], plain[..., D:])
 
 
+# Fading in
+
+
+def test_codes_fade_in_during_training_alone():
+    site = GroupedBottleneck(
+        GROUPS * D, GROUPS, lambda width: CodebookFeatures(width, K, 2), Temperature, GAIN,
+        warmup=0.4,
+    )  # fmt: skip
+    with torch.no_grad():
+        codes = through(site.eval(), wide())[0]
+    n = torch.stack(
+        [part.project(wide()[..., g * D : (g + 1) * D]) for g, part in enumerate(site.group)], -2
+    )
+    plain = GAIN * n.detach().flatten(-2)
+    site.train()
+    for progress, share in ((0.0, 0.0), (0.1, 0.25), (0.4, 1.0), (0.9, 1.0)):
+        site.begin_round(progress)
+        written = through(site, wide())[0]
+        torch.testing.assert_close(written, torch.lerp(plain, codes, share))
+    site.begin_round(0.1)
+    with torch.no_grad():
+        assert torch.equal(through(site.eval(), wide())[0], codes)
+
+
+def test_a_share_outside_of_training_is_no_warmup():
+    with pytest.raises(ValueError, match=r"sites.warmup must lie in \[0, 1\], got 1.5"):
+        GroupedBottleneck(
+            D, 1, lambda width: CodebookFeatures(width, K, 2), Temperature, GAIN, warmup=1.5
+        )
+
+
 # Budgets
 
 
