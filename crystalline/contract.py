@@ -197,6 +197,13 @@ class LanguageModel(nn.Module, ABC):
 
         return Description(self)
 
+    def reconstruct(self, tokens: Int[Tensor, "batch pos"]) -> ModelOutput | None:
+        """As `forward` with codes, but what scores a token is told the code of its own position.
+
+        None for models that speak from no code of what they are about to say: the default.
+        """
+        return None
+
     def load_base(self, name: str, base: LanguageModel) -> None:
         """Take over the weights of a trained model; every one it has must find its place.
 

@@ -24,6 +24,7 @@ from tests.tiny_models import Plain
 CUTTING = (
     "model=abstractinator",
     "model.num_levels=2",
+    "model.mode=discrete",
     "model.quantizer.codebook_size=16",
     "model.quantizer.codebook_dim=8",
     "model.entropy={d_model: 8, num_layers: 1, num_heads: 2}",
@@ -36,6 +37,7 @@ CUTTING = (
     "callbacks=segments",
     "callbacks.segments={positions: 320, windows: 2, draws: 2, bpe: {vocab_size: 300}}",
     "callbacks.code_use.positions=320",
+    "callbacks.reconstruction.positions=320",
     "callbacks.bucket_dump={every_n_steps: 0, positions: 320, baselines: false}",
     "trainer=cpu",
     "trainer.limit_val_batches=1",
@@ -68,6 +70,14 @@ def run(corpus, tmp_path_factory) -> Finished:
 
 def of(run: Finished, start: str) -> dict[str, float]:
     return {name: value for name, value in run.summary.items() if name.startswith(start)}
+
+
+def test_what_codes_give_back_is_there_by_the_length_of_segments(run):
+    every, *rows = json.loads((run.folder / "reconstruction.json").read_text())
+    assert every["length"] == 0
+    assert every["positions"] == sum(row["positions"] for row in rows) > 0
+    assert max(row["length"] for row in rows) <= 4  # no segment is longer
+    assert run.summary["reconstruction/accuracy"] == every["accuracy"]
 
 
 def test_figures_are_in_the_summary_and_in_the_run_folder(run):

@@ -159,6 +159,13 @@ class LevelsAndTop(LanguageModel):
 
         return TwoPart(self) if self.mode == "discrete" else super().description()
 
+    def reconstruct(self, tokens: Int[Tensor, "batch pos"]) -> ModelOutput | None:
+        if self.mode != "discrete":
+            return None
+        climbs, topmost = self.climb(self.read(tokens, None), {}, None)
+        hidden, _ = self.descend(climbs, self.speak(topmost, None), topmost, own=True)
+        return ModelOutput(hidden, {}, codes_of(self.levels, climbs), self.head)
+
     def alike_parts(self) -> list[nn.Module]:
         return [part for part in self.modules() if isinstance(part, Block)]
 

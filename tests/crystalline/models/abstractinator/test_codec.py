@@ -106,3 +106,12 @@ def test_no_text_is_written_from_codes_in_the_other_mode():
     ):
         with pytest.raises(ValueError, match="must be discrete"):
             work()
+
+
+def test_reconstruction_scores_every_token_by_its_own_code():
+    model = shaken(mode="discrete", num_levels=1)
+    output = model.reconstruct(TOKENS)
+    nats = output.cross_entropy(TOKENS.roll(-1, 1)).nats[:, :-1].sum(1)
+    torch.testing.assert_close(nats, code_length(model, TOKENS)["tokens"])
+    assert list(output.codes) == ["levels.0.compressor.quantizer"]
+    assert shaken(num_levels=1).reconstruct(TOKENS) is None
