@@ -20,7 +20,6 @@ from crystalline.interpret.reading import read
 from crystalline.interpret.topic_steering import (
     ARMS,
     Judge,
-    Topic,
     choose_codes,
     code_counts,
     steer_topics,
@@ -100,11 +99,13 @@ class TopicSteering(Callback):
         if not trainer.is_global_zero or not model.codebooks():
             return
         tokenizer = data.tokenizer
-        judge, name = self._judge(model, tokenizer)
+        judge, judged_by = self._judge(model, tokenizer)
         with undisturbed(pl_module):
             windows = data.train_windows(self.sequences)
             reading = read(model, (batch.tokens for batch in windows))
-            topics = self._topics(reading, tokenizer)
+            topics, failed = choose_codes(reading, tokenizer, self.topics, **self.choice)
+            for name, error in failed.items():
+                log.warning("steering leaves %s out: %s", name, error)
             opened = [
                 [tokenizer.eot_id, *(encode_prompt(tokenizer, prompt) if prompt else [])]
                 for prompt in self.prompts
@@ -122,10 +123,10 @@ class TopicSteering(Callback):
             }
             for topic in topics
         }
-        report = {"judge": name, "rows": found.rows, "codes": codes, "figures": figures}
+        report = {"judge": judged_by, "rows": found.rows, "codes": codes, "figures": figures}
         save_artifact(trainer, "steering.json", json.dumps(finite(report), indent=1) + "\n")
         if found.rows:
-            table = f"{text_table(found.rows)}\nprice: perplexity under {name}\n"
+            table = f"{text_table(found.rows)}\nprice: perplexity under {judged_by}\n"
             save_artifact(trainer, "steering.txt", table)
             bars = {
                 arm: [(row["frequency"], row["low"], row["high"]) for row in found.rows
@@ -135,17 +136,6 @@ class TopicSteering(Callback):
             label = "share of texts about the topic"
             picture = intervals_png([topic.name for topic in topics], bars, label)
             save_artifact(trainer, "steering.png", picture)
-
-    def _topics(self, reading: Any, tokenizer: Any) -> list[Topic]:
-        topics = []
-        for name, words in self.topics.items():
-            try:
-                codes = choose_codes(reading, tokenizer, words, **self.choice)
-            except UserError as error:
-                log.warning("steering leaves %s out: %s", name, error)
-                continue
-            topics.append(Topic(name, words, codes))
-        return topics
 
     def _judge(self, model: Any, tokenizer: Any) -> tuple[Judge, str]:
         if self.baseline is None:

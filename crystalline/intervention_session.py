@@ -144,12 +144,9 @@ class Session:
         windows = self.data.train_windows(config.sequences)
         reading = read(self.model, (batch.tokens for batch in windows))
         share = number(config, "topic_share", float)
-        topics = [
-            Topic(name, words, choose_codes(
-                reading, self.loaded.tokenizer, words, min_share=share, **how
-            ))
-            for name, words in named.items()
-        ]  # fmt: skip
+        topics, failed = choose_codes(reading, self.loaded.tokenizer, named, min_share=share, **how)
+        for error in failed.values():
+            raise error
         return topics, code_counts(reading)
 
     def sampling(self) -> dict[str, Any]:

@@ -23,6 +23,7 @@ def sample(
     top_p: float = 1.0,
     generator: torch.Generator | None = None,
     stop_id: int | None = None,
+    copies: int = 1,
 ) -> Iterator[Int[Tensor, " batch"]]:
     """Continue `tokens`; yields the next token of every row, int64 on the CPU.
 
@@ -39,6 +40,7 @@ def sample(
         generator: CPU generator; the same seed gives the same text. None uses a fresh one, seeded
             with 0. The global random state is never touched.
         stop_id: A row that has drawn it repeats it; when all rows have, the text ends.
+        copies: The rows are so many equal parts, one after the other, that draw the same numbers.
 
     Raises:
         UserError: If an option is out of range.
@@ -50,7 +52,7 @@ def sample(
     if generator is None:
         generator = torch.Generator().manual_seed(0)
     return _tokens(
-        model, tokens.cpu(), max_new_tokens, temperature, top_k, top_p, generator, stop_id
+        model, tokens.cpu(), max_new_tokens, temperature, top_k, top_p, generator, stop_id, copies
     )
 
 
@@ -92,6 +94,20 @@ def next_token_probabilities(
     return probabilities.float()
 
 
+def draw(
+    probabilities: Float[Tensor, "batch vocab"], numbers: Float[Tensor, " batch"]
+) -> Int[Tensor, " batch"]:
+    """The token at which the distribution function passes a number of [0, 1): one a row.
+
+    A token of probability 0 is never drawn.
+    """
+    passed = probabilities.double().cumsum(-1)
+    total = passed[:, -1:].contiguous()
+    last = torch.searchsorted(passed, total)  # the last token that can be drawn
+    found = torch.searchsorted(passed, numbers[:, None] * total, right=True)
+    return torch.minimum(found, last)[:, 0]
+
+
 def window_start(length: int, context_length: int, alignment: int) -> int:
     """Where a window over the last tokens of a text of `length` tokens begins once it must slide.
 
@@ -112,6 +128,7 @@ def _tokens(
     top_p: float,
     generator: torch.Generator,
     stop_id: int | None,
+    copies: int,
 ) -> Iterator[Tensor]:
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     stopped = torch.zeros(len(text), dtype=torch.bool)
@@ -124,8 +141,9 @@ def _tokens(
                 cache, seen = model.init_cache(len(text)), start
             logits = model.step(text[:, seen:].to(device), cache)[:, -1].float()
             seen = text.shape[1]
-            probabilities = next_token_probabilities(logits, temperature, top_k, top_p).cpu()
-            chosen = torch.multinomial(probabilities, 1, generator=generator)[:, 0]
+            probabilities = next_token_probabilities(logits, temperature, top_k, top_p)
+            numbers = torch.rand(len(text) // copies, dtype=torch.float64, generator=generator)
+            chosen = draw(probabilities, numbers.repeat(copies).to(device)).cpu()
         if stop_id is not None:
             chosen = chosen.masked_fill(stopped, stop_id)
             stopped |= chosen == stop_id

@@ -165,7 +165,7 @@ def find_topic(text: Text, config: DictConfig) -> dict[str, Any]:
     """Codes that fire all over sequences with a keyword."""
     words = [str(word) for word in config.topic]
     on = topic_sequences(text.reading, text.loaded.tokenizer, words)
-    found = topic_codes(text.reading, on, min_share=config.topic_share, most=config.top)
+    [found] = topic_codes(text.reading, [on], min_share=config.topic_share, most=config.top)
     number = int(on.sum())
     write(
         search_text.topics_text(found, f"{', '.join(words)}: {number:,} of {len(on):,} sequences")

@@ -9,6 +9,7 @@ an edit answers with k indices, and no index means "nothing".
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -170,6 +171,27 @@ def merge(*edits: Edits) -> Edits:
     return {name: compose(*(each[name] for each in edits if name in each)) for name in names}
 
 
+def by_rows(arms: Sequence[Edits]) -> Edits:
+    """Each of `arms` at an equal share of the batch's rows, in this order."""
+
+    def at(name: str) -> Edit:
+        def edit(choice: Choice) -> Tensor:
+            parts = choice.indices.chunk(len(arms))
+            sizes = [len(part) for part in parts]
+            if len(set(sizes)) > 1 or len(parts) != len(arms):
+                raise ValueError(f"{len(choice.indices)} rows are not {len(arms)} equal parts")
+            found = []
+            for number, (arm, indices) in enumerate(zip(arms, parts, strict=True)):
+                rows = slice(number * sizes[0], (number + 1) * sizes[0])
+                part = Choice(indices, choice.positions, partial(_without, choice, rows))
+                found.append(arm[name](part) if name in arm else indices)
+            return torch.cat(found)
+
+        return edit
+
+    return {name: at(name) for name in dict.fromkeys(name for arm in arms for name in arm)}
+
+
 class Edited(LanguageModel):
     """A model under standing edits: whatever reads or samples a model, reads or samples this.
 
@@ -195,6 +217,10 @@ class Edited(LanguageModel):
 
     def init_cache(self, batch_size: int) -> Any:
         return self.model.init_cache(batch_size)
+
+
+def _without(choice: Choice, rows: slice, banned: Tensor) -> Tensor:
+    return choice.without(banned)[rows]
 
 
 def _after(choice: Choice, edit: Edit) -> Choice:

@@ -21,7 +21,7 @@ from torch.nn.utils.rnn import pad_sequence
 
 from crystalline.contract import Edits, LanguageModel
 from crystalline.eval_mode import evaluating
-from crystalline.interpret.interventions import Edited
+from crystalline.interpret.interventions import Edited, by_rows
 from crystalline.interpret.sites import Code
 from crystalline.layers.cross_entropy import IGNORED
 from crystalline.metrics.token_loss import TokenLoss
@@ -70,34 +70,48 @@ def count_mentions(texts: Sequence[str], words: Sequence[str]) -> Mentions:
 def continuations(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    edits: Edits,
+    arms: Sequence[Edits],
     *,
     num_samples: int,
     seed: int,
     stop_id: int,
     batch_size: int = 64,
     **options: Any,
-) -> list[list[int]]:
-    """`num_samples` continuations of each prompt under standing edits, prompts left out.
+) -> list[list[list[int]]]:
+    """For each of `arms`, `num_samples` continuations of each prompt under its standing edits.
+
+    All arms are written together, so that many cost little more than one.
 
     Args:
         model: Its mode is the same afterwards.
         prompts: Token ids, at least one each.
-        edits: They act on prompt and continuation.
+        arms: Edits that act on prompt and continuation; an empty one for text without any.
         num_samples: Of each prompt.
-        seed: The same seed draws the same numbers whatever the edits are.
+        seed: Every arm draws the same numbers, whatever its edits are.
         stop_id: Ends a text; left out of it.
-        batch_size: Texts at a time.
+        batch_size: Texts at a time, of all arms, but one of each at least.
         options: Of `crystalline.sampling.sample`.
+
+    Returns:
+        Token ids, prompts left out.
     """
     generator = torch.Generator().manual_seed(seed)
-    edited, written = Edited(model, edits), []
+    edited = Edited(model, by_rows(arms))
+    written: list[list[list[int]]] = [[] for _ in arms]
+    most = max(1, batch_size // len(arms))
     for prompt in prompts:
-        for start in range(0, num_samples, batch_size):
-            rows = torch.tensor([list(prompt)] * min(batch_size, num_samples - start))
-            drawn = list(sample(edited, rows, generator=generator, stop_id=stop_id, **options))
+        for start in range(0, num_samples, most):
+            count = min(most, num_samples - start)
+            rows = torch.tensor([list(prompt)] * (count * len(arms)))
+            drawn = list(
+                sample(
+                    edited, rows, generator=generator, stop_id=stop_id, copies=len(arms), **options
+                )
+            )
             lines = torch.stack(drawn, 1).tolist() if drawn else [[] for _ in rows]
-            written += [line[: line.index(stop_id)] if stop_id in line else line for line in lines]
+            lines = [line[: line.index(stop_id)] if stop_id in line else line for line in lines]
+            for number, texts in enumerate(written):
+                texts.extend(lines[number * count : (number + 1) * count])
     return written
 
 

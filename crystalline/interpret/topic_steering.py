@@ -57,25 +57,39 @@ class Steered(NamedTuple):
 def choose_codes(
     reading: Reading,
     tokenizer: Tokenizer,
-    words: Sequence[str],
+    topics: Mapping[str, Sequence[str]],
     *,
     num_codes: int,
     codes_per_book: int,
     min_share: float,
-) -> list[Code]:
-    """The codes that tell a topic best, from what was read: `topic_codes`, nothing by hand.
+) -> tuple[list[Topic], dict[str, UserError]]:
+    """The codes that tell each topic best, from what was read: `topic_codes`, nothing by hand.
 
-    Raises:
-        UserError: If what was read does not hold the topic, or no code tells it.
+    Returns:
+        Topics with codes; and why the others, by name, have none: what was read does not hold the
+        topic, or no code tells it.
     """
-    on = topic_sequences(reading, tokenizer, words)
-    found = topic_codes(reading, on, min_share=min_share, most=codes_per_book)[:num_codes]
-    if not found:
-        raise UserError(
-            f"topic=[{','.join(words)}]: no code fires on more than {min_share:g} of the tokens of "
-            "a sequence about it and tells it from others; lower the share, or read more sequences"
-        )
-    return [Code(code.site, code.level, code.code) for code in found]
+    on: dict[str, np.ndarray] = {}
+    failed: dict[str, UserError] = {}
+    for name, words in topics.items():
+        try:
+            on[name] = topic_sequences(reading, tokenizer, words)
+        except UserError as error:
+            failed[name] = error
+    each = topic_codes(reading, list(on.values()), min_share=min_share, most=codes_per_book)
+    chosen: list[Topic] = []
+    for name, found in zip(on, each, strict=True):
+        words = topics[name]
+        if found:
+            codes = [Code(code.site, code.level, code.code) for code in found[:num_codes]]
+            chosen.append(Topic(name, words, codes))
+        else:
+            failed[name] = UserError(
+                f"topic=[{','.join(words)}]: no code fires on more than {min_share:g} of the tokens"
+                " of a sequence about it and tells it from others; lower the share, or read more"
+                " sequences"
+            )
+    return chosen, failed
 
 
 def code_counts(reading: Reading) -> dict[str, Int[Tensor, "levels codebook_size"]]:
@@ -118,9 +132,7 @@ def steer_topics(
     """
     sites, random = find_sites(model), np.random.default_rng(seed)
 
-    def written(codes: Sequence[Code]) -> tuple[list[str], dict[str, float]]:
-        edits = clamp(sites, codes)
-        lines = steering.continuations(model, prompts, edits, seed=seed, **options)
+    def judged(lines: Sequence[Sequence[int]]) -> tuple[list[str], dict[str, float]]:
         texts = [tokenizer.decode(line) for line in lines]
         quality = {"distinct_2": steering.distinct_2(texts)}
         if judge is not None:
@@ -129,12 +141,13 @@ def steer_topics(
             quality["perplexity"] = steering.perplexity(judge.model, ids, start)
         return texts, quality
 
-    base = written([])
+    control = {topic.name: steering.control_codes(counts, topic.codes, random) for topic in topics}
+    held = [codes for topic in topics for codes in (topic.codes, control[topic.name])]
+    arms = [{}, *(clamp(sites, codes) for codes in held)]
+    base, *others = map(judged, steering.continuations(model, prompts, arms, seed=seed, **options))
     rows: list[dict[str, Any]] = []
-    control: dict[str, list[Code]] = {}
-    for topic in topics:
-        control[topic.name] = steering.control_codes(counts, topic.codes, random)
-        found = (base, written(topic.codes), written(control[topic.name]))
+    for topic, steered, other in zip(topics, others[::2], others[1::2], strict=True):
+        found = (base, steered, other)
         first = steering.count_mentions(base[0], topic.words)
         for arm, (texts, quality) in zip(ARMS, found, strict=True):
             said = steering.count_mentions(texts, topic.words)

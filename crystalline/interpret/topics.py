@@ -68,13 +68,13 @@ def topic_sequences(reading: Reading, tokenizer: Tokenizer, keywords: Sequence[s
 
 
 def topic_codes(
-    reading: Reading, on: np.ndarray, *, min_share: float = 0.2, most: int = 5
-) -> list[TopicCode]:
-    """Codes that tell sequences of a topic from others.
+    reading: Reading, topics: Sequence[np.ndarray], *, min_share: float = 0.2, most: int = 5
+) -> list[list[TopicCode]]:
+    """For each topic the codes that tell its sequences from others.
 
     Args:
         reading: What was read.
-        on: `topic_sequences`.
+        topics: `topic_sequences` of each.
         min_share: A candidate fires on more than this share of the tokens of a topic sequence of
             the first half (0.2 as in the authors' tool; 0.5 in their paper).
         most: Codes kept of each book.
@@ -83,14 +83,15 @@ def topic_codes(
         By falling AUC on the first half, above 0.5; then in the order of books and codes.
     """
     window, first = _windows(reading), from_numpy(first_half(reading)[reading.window_start])
-    topic = from_numpy(on)
-    found: list[TopicCode] = []
+    found: list[list[TopicCode]] = [[] for _ in topics]
     for name, site in reading.sites.items():
         labels, everywhere = window[site.last], np.ones(len(site.last), dtype=bool)
         for level in range(site.num_levels):
-            counts = book_counts(site, level, labels, len(on), everywhere)
-            found += _of_book(name, level, counts, topic, first, min_share)[:most]
-    return sorted(found, key=lambda code: -code.chosen_auc)
+            counts = book_counts(site, level, labels, len(first), everywhere)
+            for on, codes in zip(topics, found, strict=True):
+                own = _of_book(name, level, counts, from_numpy(on), first, min_share)
+                codes.extend(own[:most])
+    return [sorted(codes, key=lambda code: -code.chosen_auc) for codes in found]
 
 
 def _of_book(

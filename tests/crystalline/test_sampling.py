@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalline.errors import UserError
-from crystalline.sampling import next_token_probabilities, sample, window_start
+from crystalline.sampling import draw, next_token_probabilities, sample, window_start
 from tests.tiny_models import RunningMean
 
 
@@ -29,6 +29,21 @@ def test_without_a_generator_texts_are_the_same_and_the_global_state_is_not_touc
     )
     assert first == second
     assert torch.equal(before, torch.get_rng_state())
+
+
+def test_copies_draw_the_same_numbers():
+    first, second = drawn(RunningMean(), [[1, 2], [5, 6]] * 2, copies=2).split(2)
+    assert torch.equal(first, second)
+    assert not torch.equal(*drawn(RunningMean(), [[1, 2]] * 2).split(1))
+
+
+def test_tokens_are_drawn_as_often_as_their_probability_says_and_never_at_0():
+    probabilities = torch.tensor([0.0, 0.25, 0.0, 0.7, 0.05, 0.0])
+    numbers = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+    counts = torch.bincount(draw(probabilities.expand(1000, -1), numbers), minlength=6)
+    assert counts.tolist() == [0, 250, 0, 700, 50, 0]
+    ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
+    assert draw(probabilities.expand(2, -1) / 3, ends).tolist() == [1, 4]
 
 
 def test_zero_temperature_takes_the_likeliest_token_of_the_full_forward_pass():

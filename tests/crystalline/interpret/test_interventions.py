@@ -9,6 +9,7 @@ from crystalline.interpret.interventions import (
     Edited,
     activate,
     activations,
+    by_rows,
     clamp,
     compose,
     deactivate,
@@ -118,6 +119,19 @@ def test_a_clamp_during_generation_equals_an_edited_pass_over_the_result(model):
     logits = model(text, edits=edits).logits
     assert torch.equal(logits[:, 12:-1].argmax(-1), drawn)
     assert not torch.equal(logits, model(text).logits)
+
+
+@torch.no_grad()
+def test_arms_in_the_rows_of_one_batch_are_as_arms_alone(model):
+    sites = find_sites(model)
+    held = clamp(sites, [Code(name, 0, 5) for name in sites])
+    banned = {name: deactivate(site, [0, 1, 2]) for name, site in sites.items()}
+    arms = [held, {}, banned]
+    together = model(tokens().repeat(3, 1), edits=by_rows(arms)).logits.chunk(3)
+    for arm, logits in zip(arms, together, strict=True):
+        torch.testing.assert_close(logits, model(tokens(), edits=arm).logits, rtol=1e-4, atol=1e-5)
+    with pytest.raises(ValueError, match="8 rows are not 3 equal parts"):
+        model(tokens(8), edits=by_rows(arms))
 
 
 def test_activation_takes_the_last_slot_or_those_named_at_the_positions_named():

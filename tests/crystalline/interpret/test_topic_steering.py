@@ -5,7 +5,6 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
-from crystalline.errors import UserError
 from crystalline.interpret.reading import read
 from crystalline.interpret.sites import Code
 from crystalline.interpret.topic_steering import (
@@ -59,14 +58,22 @@ def test_codes_are_the_best_of_each_book_and_no_more_than_asked_for():
     texts = [b"a king here now.", b"no such thing ok"] * 10
     windows = torch.tensor([TOKENIZER.encode(text.decode()) for text in texts])
     reading = read(RunningMean(), [windows])
+    king = {"king": ["king"]}
     options = {"codes_per_book": 1, "min_share": 0.05}
-    found = choose_codes(reading, TOKENIZER, ["king"], num_codes=3, **options)
+    [topic], failed = choose_codes(reading, TOKENIZER, king, num_codes=3, **options)
+    found = topic.codes
+    assert (topic.name, topic.words, failed) == ("king", ["king"], {})
     assert 1 <= len(found) <= 3
     assert len({(code.site, code.level) for code in found}) == len(found)
-    one = choose_codes(reading, TOKENIZER, ["king"], num_codes=1, **options)
-    assert one == found[:1]
-    with pytest.raises(UserError, match="no code fires"):
-        choose_codes(reading, TOKENIZER, ["king"], num_codes=3, codes_per_book=1, min_share=0.999)
+    [one], _ = choose_codes(reading, TOKENIZER, king, num_codes=1, **options)
+    assert one.codes == found[:1]
+    options["min_share"] = 0.999
+    topics, failed = choose_codes(
+        reading, TOKENIZER, {**king, "sea": ["sea"]}, num_codes=3, **options
+    )
+    assert topics == []
+    assert "no code fires" in str(failed["king"])
+    assert "0 of 10 sequences of a half hold a keyword" in str(failed["sea"])
 
 
 def test_the_text_without_codes_is_written_once_and_judged_by_the_judge():

@@ -35,7 +35,7 @@ def test_a_topic_code_is_chosen_on_the_first_half_and_its_auc_is_of_the_second()
     codes = [code for share in shares for code in fires(share)]
     reading = reading_of(windows, site=site_of(codes))
     on = topic_sequences(reading, ByteTokenizer(), ["cat"])
-    [found] = topic_codes(reading, on)
+    [[found]] = topic_codes(reading, [on])
     assert found == TopicCode("site", 0, 1, 0.9, 1.0, 0.5, 0.5, 0.5)
 
 
@@ -44,13 +44,13 @@ def test_a_candidate_must_fire_on_a_large_share_of_one_topic_sequence():
     codes = [code for share in shares for code in fires(share)]
     reading = reading_of([TOPIC, OTHER, TOPIC, OTHER], site=site_of(codes))
     on = np.array([True, False, True, False])
-    assert [code.code for code in topic_codes(reading, on, min_share=0.39)] == [1]
-    assert topic_codes(reading, on, min_share=0.4) == []
+    assert [code.code for code in topic_codes(reading, [on], min_share=0.39)[0]] == [1]
+    assert topic_codes(reading, [on, ~on], min_share=0.4) == [[], []]
 
 
 def test_equal_codes_come_in_the_order_of_books_and_only_a_few_of_each():
     codes = [[1, 2]] * 10 + [[0, 0]] * 10 + [[1, 2]] * 10 + [[0, 0]] * 10
     reading = reading_of([TOPIC, OTHER, TOPIC, OTHER], a=site_of(codes, shared=True))
     on = np.array([True, False, True, False])
-    assert [code.code for code in topic_codes(reading, on)] == [1, 2]
-    assert [code.code for code in topic_codes(reading, on, most=1)] == [1]
+    assert [code.code for code in topic_codes(reading, [on])[0]] == [1, 2]
+    assert [code.code for code in topic_codes(reading, [on], most=1)[0]] == [1]
