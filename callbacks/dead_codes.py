@@ -13,6 +13,7 @@ from torch import Tensor
 
 from callbacks.code_changes import follow_rank_0, forget_momentum
 from crystalline.contract import LanguageModel
+from crystalline.errors import UserError
 from crystalline.quantizers.calibration import visit_codebooks
 from crystalline.quantizers.codebook import Codebook
 from lightning_modules.graphs import Recording
@@ -38,6 +39,9 @@ class DeadCodeReset(lightning.Callback):
         positions: Tokens of the round that are looked at, in whole sequences.
         until: Share of training after which codes are left alone, so that they can settle.
         seed: With the round, decides which inputs become codes.
+
+    Raises:
+        UserError: If the margin is not positive.
     """
 
     def __init__(
@@ -50,6 +54,8 @@ class DeadCodeReset(lightning.Callback):
         until: float = 0.9,
         seed: int = 0,
     ) -> None:
+        if margin is not None and margin <= 0:
+            raise UserError(f"callbacks.dead_codes.margin={margin}: give more than 0, or null")
         self.every_n_steps = every_n_steps
         self.idle_positions = idle_positions
         self.max_fraction = max_fraction

@@ -214,19 +214,23 @@ class Codebook(nn.Module, ABC):
         most = max(1, int(max_fraction * self.codebook_size))
         for level, points in self.residuals(x):
             dead = self.idle[level] >= idle_positions
-            movable = torch.zeros_like(dead)
+            movable = None
             if margin is not None:
                 coins = torch.empty_like(self.codes[level, :, 0]).uniform_(generator=generator)
                 movable = coins < 0.5
-            served = fit(partial(self._misfit_in, level), points, movable)
+            served = fit(partial(self._misfit_in, level), points, self.codebook_size, movable)
             # The largest of error / exponential noise: drawn by error, without replacement.
             noise = torch.empty_like(served.error).exponential_(generator=generator)
             rows = (served.error.clamp(min=0) / noise).topk(min(most, len(points))).indices
-            misfit = partial(self.misfit, codes=points[rows])
-            gain = gains(served, points, rows, misfit, self.codebook_size)
+            gain = torch.zeros_like(served.error[rows])  # places go in the order of the draw
+            cost = torch.full_like(self.codes[level, :, 0], torch.inf)
+            if movable is not None:
+                misfit = partial(self.misfit, codes=points[rows])
+                gain = gains(served, points, rows, misfit, self.codebook_size)
+                cost = costs(served, movable)
             gain, order = gain.sort(descending=True, stable=True)
             # Dead codes go first, the longest idle before all others.
-            cost = torch.where(dead, -self.idle[level].float(), costs(served, movable))
+            cost = torch.where(dead, -self.idle[level].float(), cost)
             cost, codes = (values[: len(rows)] for values in cost.sort(stable=True))
             moved[level, codes] = dead[codes] | (gain > (margin or 1.0) * cost)
             place = torch.zeros_like(self.idle[level]).scatter_(0, codes, rows[order])

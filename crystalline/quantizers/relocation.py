@@ -28,16 +28,21 @@ class Fit(NamedTuple):
     error: Float[Tensor, " n"]
     """With the chosen code."""
     otherwise: Float[Tensor, " n"]
-    """The least error with a code that is not movable."""
+    """The least error with a code that is not movable; `error` if none is."""
 
 
-def fit(misfit: Misfit, points: Tensor, movable: Bool[Tensor, " codebook_size"]) -> Fit:
+def fit(
+    misfit: Misfit, points: Tensor, codebook_size: int, movable: Bool[Tensor, " codes"] | None
+) -> Fit:
     """Serve every point; in parts, so that no large matrix is kept."""
     found = []
-    for part in points.split(_rows(points, len(movable))):
+    for part in points.split(_rows(points, codebook_size)):
         errors = misfit(part)
         error, chosen = errors.min(-1)
-        found.append((chosen, error, errors.masked_fill_(movable, float("inf")).amin(-1)))
+        otherwise = error
+        if movable is not None:
+            otherwise = errors.masked_fill_(movable, float("inf")).amin(-1)
+        found.append((chosen, error, otherwise))
     return Fit(*(torch.cat(parts) for parts in zip(*found, strict=True)))
 
 

@@ -51,6 +51,14 @@ def test_nothing_moves_after_its_share_of_training_or_before_a_code_is_idle(corp
     assert set(patient.column("codebook/revived")) == {"0"}
 
 
+def test_living_codes_move_with_a_margin_and_a_wrong_one_is_named(corpus, tmp_path, capfd):
+    patient = ("callbacks.dead_codes.idle_positions=100000", "callbacks.dead_codes.margin=1.0")
+    run = train(corpus, tmp_path / "a", RESET, *patient)
+    assert int(run.column("codebook/revived")[0]) > 0
+    assert train(corpus, tmp_path / "b", "callbacks.dead_codes.margin=0").status == 1
+    assert "callbacks.dead_codes.margin=0: give more than 0, or null" in capfd.readouterr().err
+
+
 def test_at_most_a_share_of_each_book_moves_at_once(corpus, tmp_path):
     run = train(
         corpus,

@@ -82,7 +82,7 @@ def test_costs_and_gains_are_differences_of_the_least_error(seed, size, count):
     errors = torch.cdist(points, codes).square()
     movable = torch.rand(size, generator=random) < 0.5
     movable[0] = False
-    served = fit(lambda part: torch.cdist(part, codes).square(), points, movable)
+    served = fit(lambda part: torch.cdist(part, codes).square(), points, size, movable)
     torch.testing.assert_close(served.error, errors.amin(1))
     cost = costs(served, movable)
     rest = errors[:, ~movable].amin(1)
