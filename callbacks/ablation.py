@@ -7,9 +7,9 @@ from typing import Any
 import torch
 from lightning import Callback, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part
-from crystalline.errors import UserError
 from crystalline.metrics.token_loss import mean_nats
 
 
@@ -26,8 +26,7 @@ class Ablation(Callback):
     """
 
     def __init__(self, positions: int) -> None:
-        if positions < 1:
-            raise UserError(f"callbacks.ablation.positions={positions}: give 1 or more")
+        at_least_one("ablation", positions=positions)
         self.positions = positions
         self.figures: dict[str, float] = {}
         """Of the summary."""

@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part
-from crystalline.errors import UserError
 from crystalline.metrics.assignment import assignment_entropy
 
 
@@ -25,8 +25,7 @@ class AssignmentEntropy(Callback):
     """
 
     def __init__(self, positions: int) -> None:
-        if positions < 1:
-            raise UserError(f"callbacks.assignment_entropy.positions={positions}: give 1 or more")
+        at_least_one("assignment_entropy", positions=positions)
         self.positions = positions
         self.figures: dict[str, float] = {}
         """Of the summary."""

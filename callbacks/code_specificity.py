@@ -11,9 +11,9 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
-from crystalline.errors import UserError
 from crystalline.files import finite
 from crystalline.interpret.code_search import compile_pattern, matched_tokens, search_codes
 from crystalline.interpret.effects import specificity
@@ -40,10 +40,9 @@ class CodeSpecificity(Callback):
     def __init__(
         self, *, patterns: Sequence[str], codes: int, sequences: int, effect_sequences: int
     ) -> None:
-        counts = {"codes": codes, "sequences": sequences, "effect_sequences": effect_sequences}
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"callbacks.code_specificity.{name}={value}: give 1 or more")
+        at_least_one(
+            "code_specificity", codes=codes, sequences=sequences, effect_sequences=effect_sequences
+        )
         self.patterns = [compile_pattern(pattern) for pattern in patterns]
         self.codes, self.sequences, self.effect_sequences = codes, sequences, effect_sequences
         self.figures: dict[str, float] = {}

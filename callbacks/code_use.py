@@ -7,9 +7,9 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part
-from crystalline.errors import UserError
 from crystalline.interpret.code_use import code_use
 from crystalline.text_table import text_table
 
@@ -31,8 +31,7 @@ class CodeUse(Callback):
     """
 
     def __init__(self, positions: int, seed: int) -> None:
-        if positions < 1:
-            raise UserError(f"callbacks.code_use.positions={positions}: give 1 or more")
+        at_least_one("code_use", positions=positions)
         self.positions = positions
         self.seed = seed
         self.figures: dict[str, float] = {}

@@ -6,9 +6,9 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part
-from crystalline.errors import UserError
 from crystalline.metrics.hardening import hardening
 
 
@@ -26,9 +26,7 @@ class Hardening(Callback):
     """
 
     def __init__(self, positions: int, seeds: int) -> None:
-        for name, value in (("positions", positions), ("seeds", seeds)):
-            if value < 1:
-                raise UserError(f"callbacks.hardening.{name}={value}: give 1 or more")
+        at_least_one("hardening", positions=positions, seeds=seeds)
         self.positions = positions
         self.seeds = seeds
         self.figures: dict[str, float] = {}

@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
 from crystalline.errors import UserError
@@ -34,9 +35,7 @@ class MachineStudy(Callback):
     """
 
     def __init__(self, sequences: int, samples: int, pairs: int, seed: int) -> None:
-        for name, value in (("sequences", sequences), ("samples", samples), ("pairs", pairs)):
-            if value < 1:
-                raise UserError(f"callbacks.machine_study.{name}={value}: give 1 or more")
+        at_least_one("machine_study", sequences=sequences, samples=samples, pairs=pairs)
         self.sequences, self.samples, self.pairs, self.seed = sequences, samples, pairs, seed
         self.figures: dict[str, float] = {}
         """Of the summary."""

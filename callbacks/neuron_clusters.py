@@ -9,6 +9,7 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part
@@ -39,9 +40,7 @@ class NeuronClusters(Callback):
     def __init__(
         self, positions: int, distances: Sequence[float], permutations: int, seed: int
     ) -> None:
-        for name, value in (("positions", positions), ("permutations", permutations)):
-            if value < 1:
-                raise UserError(f"callbacks.neuron_clusters.{name}={value}: give 1 or more")
+        at_least_one("neuron_clusters", positions=positions, permutations=permutations)
         if any(distance <= 0 for distance in distances):
             raise UserError("callbacks.neuron_clusters.distances: give numbers above 0")
         self.positions = positions

@@ -9,10 +9,10 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part
-from crystalline.errors import UserError
 from crystalline.metrics.reconstruction import reconstruction
 from crystalline.text_table import text_table
 
@@ -34,8 +34,7 @@ class Reconstruction(Callback):
     """
 
     def __init__(self, positions: int) -> None:
-        if positions < 1:
-            raise UserError(f"callbacks.reconstruction.positions={positions}: give 1 or more")
+        at_least_one("reconstruction", positions=positions)
         self.positions = positions
         self.figures: dict[str, float] = {}
         """Of the summary."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from lightning import Callback, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
 from callbacks.validation_part import validation_part, without_padding
-from crystalline.errors import UserError
 from crystalline.interpret.buckets import bucket_table
 from crystalline.interpret.reading import Reading, read
 from crystalline.interpret.segment_overlay import overlay_html, overlay_text
@@ -56,10 +56,9 @@ class Segments(Callback):
         windows: int,
         seed: int,
     ) -> None:
-        counts = {"positions": positions, "bpe_tokens": bpe_tokens, "draws": draws}
-        for name, value in (counts | {"windows": windows}).items():
-            if value < 1:
-                raise UserError(f"callbacks.segments.{name}={value}: give 1 or more")
+        at_least_one(
+            "segments", positions=positions, bpe_tokens=bpe_tokens, draws=draws, windows=windows
+        )
         self.positions, self.bpe, self.bpe_tokens = positions, bpe, bpe_tokens
         self.folder = Path(cache_dir).expanduser() / "tokenizers"
         self.draws, self.windows, self.seed = draws, windows, seed

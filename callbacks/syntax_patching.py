@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
-from crystalline.errors import UserError
 from crystalline.files import finite
 from crystalline.interpret.code_search import compile_pattern, matched_tokens
 from crystalline.interpret.reading import read
@@ -46,10 +46,7 @@ class SyntaxPatching(Callback):
         places: int,
         seed: int,
     ) -> None:
-        counts = {"num_codes": num_codes, "sequences": sequences, "places": places}
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"callbacks.syntax_patching.{name}={value}: give 1 or more")
+        at_least_one("syntax_patching", num_codes=num_codes, sequences=sequences, places=places)
         self.patterns = {name: compile_pattern(pattern) for name, pattern in patterns.items()}
         self.num_codes, self.sequences, self.places = num_codes, sequences, places
         self.seed = seed

@@ -10,6 +10,7 @@ from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
 
+from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
 from crystalline.checkpoint import load
@@ -73,11 +74,14 @@ class TopicSteering(Callback):
         baseline: str | None,
         seed: int,
     ) -> None:
-        counts = {"sequences": sequences, "num_codes": num_codes, "num_samples": num_samples}
-        counts |= {"codes_per_book": codes_per_book, "batch_size": batch_size}
-        for name, value in counts.items():
-            if value < 1:
-                raise UserError(f"callbacks.topic_steering.{name}={value}: give 1 or more")
+        at_least_one(
+            "topic_steering",
+            sequences=sequences,
+            num_codes=num_codes,
+            num_samples=num_samples,
+            codes_per_book=codes_per_book,
+            batch_size=batch_size,
+        )
         check_options(max_new_tokens, temperature, None, 1.0)
         self.topics, self.prompts, self.sequences = topics, prompts, sequences
         self.choice: dict[str, Any] = {

@@ -100,9 +100,14 @@ def draw(
     """The token at which the distribution function passes a number of [0, 1): one a row.
 
     A token of probability 0 is never drawn.
+
+    Raises:
+        ValueError: If probabilities are not numbers.
     """
     passed = probabilities.double().cumsum(-1)
     total = passed[:, -1:].contiguous()
+    if not total.isfinite().all():
+        raise ValueError("the model's scores are not numbers: no token can be drawn")
     last = torch.searchsorted(passed, total)  # the last token that can be drawn
     found = torch.searchsorted(passed, numbers[:, None] * total, right=True)
     return torch.minimum(found, last)[:, 0]

@@ -44,6 +44,8 @@ def test_tokens_are_drawn_as_often_as_their_probability_says_and_never_at_0():
     assert counts.tolist() == [0, 250, 0, 700, 50, 0]
     ends = torch.tensor([0.0, 1 - 2**-53], dtype=torch.float64)
     assert draw(probabilities.expand(2, -1) / 3, ends).tolist() == [1, 4]
+    with pytest.raises(ValueError, match="not numbers"):
+        draw(torch.full((1, 3), torch.nan), ends[:1])
 
 
 def test_zero_temperature_takes_the_likeliest_token_of_the_full_forward_pass():
