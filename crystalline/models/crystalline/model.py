@@ -135,16 +135,16 @@ class Crystalline(LanguageModel):
             "commitment": lambda_commit,
             "gate": lambda_gate,
         }
-        chosen = range(num_layers) if sites.layers is None else sites.layers
-        if any(layer not in range(num_layers) for layer in chosen):
-            raise ValueError(f"sites.layers must lie in [0, {num_layers}), got {list(chosen)}")
-        nowhere = Sites(places=())
+        for name, layers in {"layers": sites.layers, "prior_layers": sites.prior_layers}.items():
+            unknown = [layer for layer in layers or () if layer not in range(num_layers)]
+            if unknown:
+                raise ValueError(f"sites.{name} must lie in [0, {num_layers}), got {unknown}")
         self.embedding = nn.Embedding(vocab_size, d_model)
         self.dropout = nn.Dropout(dropout)
         self.layers: Parts[CrystallineBlock] = Parts(
             CrystallineBlock(
                 d_model, num_heads, d_mlp or 4 * d_model, context_length, dropout,
-                sites if layer in chosen else nowhere, build,
+                sites.at(layer), build,
             )
             for layer in range(num_layers)
         )  # fmt: skip

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from torch import nn
 
@@ -47,6 +47,8 @@ class Sites:
     prior_weight: Mapping[str, float] = field(default_factory=dict)
     """By place: cosine that a nat of code length costs; see `UsagePrior`. Places that are not named
     have no prior."""
+    prior_layers: Sequence[int] | None = None
+    """Layers that have these priors; None for all."""
     warmup: float = 0.0
     """Share of training over which codes fade in, beside what they stand for."""
     gate: str = "none"
@@ -61,6 +63,14 @@ class Sites:
                 )
         if self.gate not in GATES:
             raise ValueError(f"sites.gate must be {' or '.join(GATES)}, got {self.gate!r}")
+
+    def at(self, layer: int) -> Sites:
+        """What stands in one layer."""
+        if self.layers is not None and layer not in self.layers:
+            return replace(self, places=())
+        if self.prior_layers is not None and layer not in self.prior_layers:
+            return replace(self, prior_weight={})
+        return self
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -17,8 +18,9 @@ class CodebookFeatures(Bottleneck):
 
     No noise and no temperature. The gradient passes to the normalised input unchanged; chosen codes
     receive the prediction's gradient and that of `codebook`, |out - sg input|^2 summed over
-    channels, whose purpose is to stop their lengths from growing. Inputs are not pulled to codes.
-    The paper sums, its released code takes the mean.
+    channels, whose purpose is to stop their lengths from growing. `commitment`, |input - sg out|^2
+    / d, pulls inputs to codes; the paper leaves them alone (its weight there is 0). The paper sums,
+    its released code takes the mean.
 
     Args:
         d_group: Width of what passes.
@@ -49,7 +51,9 @@ class CodebookFeatures(Bottleneck):
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         with torch.autocast(x.device.type, enabled=False):
-            return self.norm(x.to(self.norm.weight.dtype))
+            n = F.layer_norm(x.to(self.norm.weight.dtype), self.norm.normalized_shape)
+            # Apart, or the gradient of so few weights takes a GPU longer than all else here.
+            return n * self.norm.weight + self.norm.bias
 
     def forward(  # type: ignore[override]
         self,
@@ -78,6 +82,7 @@ class CodebookFeatures(Bottleneck):
             slots = None if weights is None else weights.flatten(0, -2)
             self.note(n.flatten(0, -2), indices.flatten(0, -2), slots)
             losses["codebook"] = (hard - n.detach()).square().sum(-1).mean()
+            losses["commitment"] = (n - hard.detach()).square().mean()
         found = None if coding.entropy is None else coding.entropy.view(x.shape[:2])
         codes = Codes(indices, self.codebook_size, shared=True, weights=weights, entropy=found)
         return BottleneckOutput((hard + n - n.detach()).to(x.dtype), n, codes, losses)

@@ -57,6 +57,6 @@ def test_features_are_the_sum_of_the_nearest_codes_and_hand_the_gradient_on():
     upstream = torch.randn_like(x)
     (to_n,) = torch.autograd.grad(out.quantized, n, upstream, retain_graph=True)
     torch.testing.assert_close(to_n, upstream)
-    assert set(out.losses) == {"codebook"}
+    assert set(out.losses) == {"codebook", "commitment"}
     squared = (expected - n).square().sum(-1).mean()
     torch.testing.assert_close(out.losses["codebook"], squared)
