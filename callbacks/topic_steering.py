@@ -6,8 +6,9 @@ import json
 import logging
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
 from callbacks.arguments import at_least_one
@@ -21,7 +22,8 @@ from crystalline.interpret.reading import read
 from crystalline.interpret.topic_steering import (
     ARMS,
     Judge,
-    choose_codes,
+    choose_by_effect,
+    choose_by_firing,
     code_counts,
     steer_topics,
     steering_figures,
@@ -43,9 +45,15 @@ class TopicSteering(Callback):
         topics: The words of each topic; a text speaks of it if it holds one of them.
         prompts: Texts to continue, each at the start of a document.
         sequences: Windows of training in which codes are found.
+        choose: By "effect", what holding a code does to the probability of the topic's words, or
+            by "firing", where it is found, as in the paper.
         num_codes: Codes of a topic, at most.
         codes_per_book: Of each book, at most.
-        min_share: A code fires on more than this share of the tokens of a sequence of the topic.
+        min_share: By firing: a code fires on more than this share of the tokens of a sequence of
+            the topic.
+        candidates: By effect: codes of a book that are measured, the best to first order.
+        windows: By effect: of those that are read, for measurements.
+        max_cost: By effect: nats a token (KL divergence) that a topic's codes may cost together.
         num_samples: Texts for each prompt.
         max_new_tokens: Tokens of a text, at most.
         temperature: As in `sample`.
@@ -64,9 +72,13 @@ class TopicSteering(Callback):
         topics: Mapping[str, Sequence[str]],
         prompts: Sequence[str],
         sequences: int,
+        choose: Literal["effect", "firing"],
         num_codes: int,
         codes_per_book: int,
         min_share: float,
+        candidates: int,
+        windows: int,
+        max_cost: float,
         num_samples: int,
         max_new_tokens: int,
         temperature: float,
@@ -80,13 +92,20 @@ class TopicSteering(Callback):
             num_codes=num_codes,
             num_samples=num_samples,
             codes_per_book=codes_per_book,
+            candidates=candidates,
+            windows=windows,
             batch_size=batch_size,
         )
+        if choose not in ("effect", "firing"):
+            raise UserError(f"callbacks.topic_steering.choose={choose}: give effect or firing")
         check_options(max_new_tokens, temperature, None, 1.0)
         self.topics, self.prompts, self.sequences = topics, prompts, sequences
-        self.choice: dict[str, Any] = {
-            "num_codes": num_codes, "codes_per_book": codes_per_book, "min_share": min_share,
-        }  # fmt: skip
+        self.by_effect = choose == "effect"
+        self.choice: dict[str, Any] = {"num_codes": num_codes, "codes_per_book": codes_per_book}
+        if self.by_effect:
+            self.choice |= {"candidates": candidates, "windows": windows, "max_cost": max_cost}
+        else:
+            self.choice |= {"min_share": min_share}
         self.options: dict[str, Any] = {
             "num_samples": num_samples, "max_new_tokens": max_new_tokens,
             "temperature": temperature, "batch_size": batch_size, "seed": seed,
@@ -104,10 +123,14 @@ class TopicSteering(Callback):
             return
         tokenizer = data.tokenizer
         judge, judged_by = self._judge(model, tokenizer)
-        with undisturbed(pl_module):
+        with undisturbed(pl_module), torch.inference_mode(False):  # effects need gradients
             windows = data.train_windows(self.sequences)
             reading = read(model, (batch.tokens for batch in windows))
-            topics, failed = choose_codes(reading, tokenizer, self.topics, **self.choice)
+            asked = (reading, tokenizer, self.topics)
+            if self.by_effect:
+                topics, failed = choose_by_effect(model, *asked, **self.choice)
+            else:
+                topics, failed = choose_by_firing(*asked, **self.choice)
             for name, error in failed.items():
                 log.warning("steering leaves %s out: %s", name, error)
             opened = [

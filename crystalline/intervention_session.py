@@ -19,7 +19,12 @@ from crystalline.evaluation import data_of
 from crystalline.generate import encode_prompt, number, open_checkpoint, sampling_options
 from crystalline.interpret.reading import read
 from crystalline.interpret.sites import Code, Site, checked, find_sites, site_positions
-from crystalline.interpret.topic_steering import Topic, choose_codes, code_counts
+from crystalline.interpret.topic_steering import (
+    Topic,
+    choose_by_effect,
+    choose_by_firing,
+    code_counts,
+)
 from datamodules.rounds import RoundDataModule
 
 _ROWS = 16
@@ -136,15 +141,23 @@ class Session:
             topic = Topic(words[0], words, self.codes())
             return [topic], code_counts(read(self.model, (tokens for tokens, _ in self.windows())))
         named: Any = OmegaConf.to_container(config.topics)
-        how = {"num_codes": number(config, "num_codes", int)}
-        how |= {"codes_per_book": number(config, "codes_per_book", int)}
-        least = min(number(config, "sequences", int), *how.values())
-        if least < 1:
-            raise UserError("sequences, num_codes, codes_per_book: give 1 or more each")
-        windows = self.data.train_windows(config.sequences)
-        reading = read(self.model, (batch.tokens for batch in windows))
-        share = number(config, "topic_share", float)
-        topics, failed = choose_codes(reading, self.loaded.tokenizer, named, min_share=share, **how)
+        counted = {key: number(config, key, int) for key in ("num_codes", "codes_per_book")}
+        extra = {key: number(config, key, int) for key in ("candidates", "windows")}
+        sequences = number(config, "sequences", int)
+        if min(sequences, *counted.values(), *extra.values()) < 1:
+            known = ", ".join(("sequences", *counted, *extra))
+            raise UserError(f"{known}: give 1 or more each")
+        reading = read(self.model, (batch.tokens for batch in self.data.train_windows(sequences)))
+        asked = (reading, self.loaded.tokenizer, named)
+        if config.choose == "effect":
+            cost = number(config, "max_cost", float)
+            how = {**counted, **extra, "max_cost": cost}
+            topics, failed = choose_by_effect(self.model, *asked, **how)
+        elif config.choose == "firing":
+            share = number(config, "topic_share", float)
+            topics, failed = choose_by_firing(*asked, min_share=share, **counted)
+        else:
+            raise UserError(f"choose={config.choose}: give effect or firing")
         for error in failed.values():
             raise error
         return topics, code_counts(reading)

@@ -33,6 +33,11 @@ class SiteReading:
         """Codebooks: k for levels, 1 where all k codes come from one book."""
         return 1 if self.shared else self.indices.shape[1]
 
+    @property
+    def room(self) -> int:
+        """Codes of one book that a position can hold."""
+        return self.indices.shape[1] if self.shared else 1
+
     def level(self, level: int) -> tuple[np.ndarray, np.ndarray]:
         """Codes (E,) of a level, and the position (E,) of each.
 

@@ -30,6 +30,11 @@ class Site(NamedTuple):
     def num_books(self) -> int:
         return 1 if self.shared else self.k
 
+    @property
+    def room(self) -> int:
+        """Codes of one book that a position can hold."""
+        return self.k if self.shared else 1
+
 
 class Code(NamedTuple):
     """A code of a model."""
@@ -72,6 +77,16 @@ def checked(sites: Mapping[str, Site], codes: Iterable[Code]) -> list[Code]:
         if not 0 <= code < site.codebook_size:
             raise UserError(f"code={code}: codes of {name} lie in [0, {site.codebook_size})")
     return codes
+
+
+def fitting(codes: Iterable[Code], room: Mapping[str, int]) -> list[bool]:
+    """Which codes find their book with room after those before them; `room` is of one book."""
+    held: dict[tuple[str, int], int] = {}
+    fits = []
+    for site, level, _ in codes:
+        held[site, level] = held.get((site, level), 0) + 1
+        fits.append(held[site, level] <= room[site])
+    return fits
 
 
 def site_named(sites: Mapping[str, Site], name: str) -> Site:

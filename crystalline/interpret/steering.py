@@ -7,7 +7,6 @@ and a control: random codes that are used as often as the topic's.
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -23,6 +22,7 @@ from crystalline.contract import Edits, LanguageModel
 from crystalline.eval_mode import evaluating
 from crystalline.interpret.interventions import Edited, by_rows
 from crystalline.interpret.sites import Code
+from crystalline.interpret.topics import topic_pattern
 from crystalline.layers.cross_entropy import IGNORED
 from crystalline.metrics.token_loss import TokenLoss
 from crystalline.sampling import sample
@@ -63,7 +63,7 @@ class Mentions:
 
 def count_mentions(texts: Sequence[str], words: Sequence[str]) -> Mentions:
     """Texts in which one of `words` stands as a whole word, in either case."""
-    pattern = re.compile(rf"\b(?:{'|'.join(re.escape(word) for word in words)})\b", re.IGNORECASE)
+    pattern = topic_pattern(words)
     return Mentions(sum(pattern.search(text) is not None for text in texts), len(texts))
 
 

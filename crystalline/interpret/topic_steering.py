@@ -22,7 +22,8 @@ from crystalline.errors import UserError
 from crystalline.interpret import steering
 from crystalline.interpret.interventions import clamp
 from crystalline.interpret.reading import Reading
-from crystalline.interpret.sites import Code, find_sites
+from crystalline.interpret.sites import Code, find_sites, fitting
+from crystalline.interpret.topic_effects import moving_codes, own_tokens
 from crystalline.interpret.topics import topic_codes, topic_sequences
 from crystalline.tokenizer import Tokenizer
 
@@ -54,7 +55,7 @@ class Steered(NamedTuple):
     """Codes of the control, by topic."""
 
 
-def choose_codes(
+def choose_by_firing(
     reading: Reading,
     tokenizer: Tokenizer,
     topics: Mapping[str, Sequence[str]],
@@ -77,17 +78,60 @@ def choose_codes(
         except UserError as error:
             failed[name] = error
     each = topic_codes(reading, list(on.values()), min_share=min_share, most=codes_per_book)
+    room = {name: site.room for name, site in reading.sites.items()}
     chosen: list[Topic] = []
     for name, found in zip(on, each, strict=True):
         words = topics[name]
         if found:
-            codes = [Code(code.site, code.level, code.code) for code in found[:num_codes]]
-            chosen.append(Topic(name, words, codes))
+            codes = [Code(code.site, code.level, code.code) for code in found]
+            codes = [code for code, fit in zip(codes, fitting(codes, room), strict=True) if fit]
+            chosen.append(Topic(name, words, codes[:num_codes]))
         else:
             failed[name] = UserError(
                 f"topic=[{','.join(words)}]: no code fires on more than {min_share:g} of the tokens"
                 " of a sequence about it and tells it from others; lower the share, or read more"
                 " sequences"
+            )
+    return chosen, failed
+
+
+def choose_by_effect(
+    model: LanguageModel,
+    reading: Reading,
+    tokenizer: Tokenizer,
+    topics: Mapping[str, Sequence[str]],
+    *,
+    windows: int,
+    **options: Any,
+) -> tuple[list[Topic], dict[str, UserError]]:
+    """The codes that, held, make the model expect each topic most: `moving_codes`.
+
+    Args:
+        model: Its mode is the same afterwards.
+        reading: What it chose on windows of one length.
+        tokenizer: Its own.
+        topics: Their words.
+        windows: Of those that were read, for measurements.
+        options: Of `moving_codes`.
+
+    Returns:
+        Topics with codes; and why the others, by name, have none.
+    """
+    texts = torch.from_numpy(reading.tokens.reshape(int(reading.window_start.sum()), -1)[:windows])
+    counts, chosen, failed = code_counts(reading), list[Topic](), dict[str, UserError]()
+    for name, words in topics.items():
+        try:
+            wanted = own_tokens(reading, tokenizer, words)
+        except UserError as error:
+            failed[name] = error
+            continue
+        found = moving_codes(model, texts, wanted, counts, **options)
+        if found:
+            chosen.append(Topic(name, words, [each.code for each in found]))
+        else:
+            failed[name] = UserError(
+                f"topic=[{','.join(words)}]: no code makes the model expect it at a cost of "
+                f"{options['max_cost']:g} nats a token; allow more, or more candidates"
             )
     return chosen, failed
 

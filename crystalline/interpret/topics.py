@@ -47,14 +47,18 @@ class TopicCode:
     """Share of its other sequences where it is on."""
 
 
+def topic_pattern(words: Sequence[str]) -> re.Pattern[str]:
+    """One of `words` as a whole word, in any case."""
+    return re.compile(rf"\b(?:{'|'.join(re.escape(word) for word in words)})\b", re.IGNORECASE)
+
+
 def topic_sequences(reading: Reading, tokenizer: Tokenizer, keywords: Sequence[str]) -> np.ndarray:
     """Which windows (W,) bool hold one of the keywords, as a whole word in any case.
 
     Raises:
         UserError: If one half has no window with a keyword, or none without.
     """
-    words = "|".join(re.escape(word) for word in keywords)
-    marked = matched_tokens(reading, tokenizer, re.compile(rf"\b(?:{words})\b", re.IGNORECASE))
+    marked = matched_tokens(reading, tokenizer, topic_pattern(keywords))
     window = _windows(reading)
     on = np.bincount(window, weights=marked) > 0
     first = first_half(reading)[reading.window_start]

@@ -133,6 +133,11 @@ class Codebook(nn.Module, ABC):
         """A vector among the codes as `forward` would return it."""
         return code
 
+    @torch.no_grad()
+    def contributions(self) -> Float[Tensor, "levels codebook_size d"]:
+        """What each code adds to `quantized` in one slot, but for a constant; no gradient."""
+        return self.as_output(self.codes.detach())
+
     def code_parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Parameters that the codebook optimizer owns."""
         if self.codes.requires_grad:

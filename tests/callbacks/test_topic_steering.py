@@ -13,7 +13,8 @@ FEW = (
     "callbacks=steering", "~callbacks.topic_steering.topics",
     "~callbacks.syntax_patching.patterns",
     "callbacks.topic_steering.num_samples=3", "callbacks.topic_steering.max_new_tokens=10",
-    "callbacks.topic_steering.sequences=60", "callbacks.topic_steering.min_share=0.05",
+    "callbacks.topic_steering.sequences=60", "callbacks.topic_steering.choose=firing",
+    "callbacks.topic_steering.min_share=0.05",
     "callbacks.topic_steering.prompts=['','a']",
     "callbacks.syntax_patching.sequences=60", "callbacks.syntax_patching.places=20",
     "callbacks.code_specificity.codes=3", "callbacks.code_specificity.effect_sequences=4",
@@ -61,6 +62,22 @@ def test_banned_codes_are_the_most_precise_of_the_patterns(finished, words):
     assert len(report["codes"]) <= 3
     assert all(row["pattern"] in words[:2] for row in report["codes"])
     assert finished.summary["specificity/codes"] == report["figures"]["specificity/codes"]
+
+
+def test_codes_by_effect_make_the_model_expect_the_topic(corpus, tmp_path):
+    same = {word for word in re.findall(r"\w+", corpus.read_text()) if word.startswith("t")}
+    topics = f"+callbacks.topic_steering.topics={{one: [{','.join(sorted(same))}], none: [qqq]}}"
+    run = train(
+        corpus, tmp_path, *FEW, topics, "tokenizer@data.tokenizer=bpe",
+        "data.tokenizer.vocab_size=330", "callbacks.topic_steering.choose=effect",
+        "callbacks.topic_steering.max_cost=100", "~callbacks.code_specificity",
+        "~callbacks.syntax_patching",
+    )  # fmt: skip
+    assert run.status == 0
+    assert run.summary["steering/topics"] == 1
+    report = json.loads((run.folder / "steering.json").read_text())
+    assert list(report["codes"]) == ["one"]
+    assert report["codes"]["one"]["steered"]
 
 
 def test_a_model_without_codes_is_not_steered(corpus, tmp_path):

@@ -117,7 +117,13 @@ def test_steering_counts_words_beside_base_and_control(text_run):
 def test_several_topics_find_their_codes_and_share_the_text_without_any(text_run, corpus):
     words = [word for word, _ in Counter(re.findall(r"\w+", corpus.read_text())).most_common(16)]
     topics = f"+topics={{one: [{','.join(words[:8])}], two: [{','.join(words[8:])}]}}"
-    more = ("num_samples=3", "max_new_tokens=20", "sequences=60", "topic_share=0.05")
+    more = (
+        "num_samples=3",
+        "max_new_tokens=20",
+        "sequences=60",
+        "topic_share=0.05",
+        "choose=firing",
+    )
     status, found = intervene(text_run, topics, *more, do="steer")
     assert status == 0
     assert [row["topic"] for row in found["steering"]] == ["one"] * 3 + ["two"] * 3
@@ -171,7 +177,7 @@ def test_output_names_another_file(text_run, tmp_path):
         ("steer", (f"site={SITE}", "code=1"), "topic: give the words to count"),
         ("steer", (f"site={SITE}", "code=1", "topic=[a]", "num_samples=0"), "num_samples=0"),
         ("steer", (f"site={SITE}", "code=1", "topic=[a]", "batch_size=0"), "batch_size=0: give 1"),
-        ("steer", ("topics=tinystories", "num_codes=0"), "num_codes, codes_per_book: give 1"),
+        ("steer", ("topics=tinystories", "num_codes=0"), "num_codes, codes_per_book, candidates, windows: give 1"),
         ("steer", ("topics=tinystories",), "topic=[dragon,dragons]: 0 of"),
         ("deactivate", (f"site={SITE}", "code=1", "sequences=0"), "sequences=0: give 1 or more"),
         ("states", (), "do=states: data=text is no machine; name a checkpoint of data=fsm"),

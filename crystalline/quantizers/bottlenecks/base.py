@@ -164,6 +164,9 @@ class Bottleneck(Codebook):
             return chosen.sum(-2) * self.share
         return (chosen * weights[..., None]).sum(-2)
 
+    def contributions(self) -> Float[Tensor, "1 codebook_size d_group"]:
+        return self.codes.detach() * self.share
+
     def edited(
         self,
         indices: Int[Tensor, "batch pos k"],

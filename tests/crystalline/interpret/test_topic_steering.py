@@ -10,7 +10,8 @@ from crystalline.interpret.sites import Code
 from crystalline.interpret.topic_steering import (
     Judge,
     Topic,
-    choose_codes,
+    choose_by_effect,
+    choose_by_firing,
     code_counts,
     steer_topics,
     steering_figures,
@@ -60,15 +61,15 @@ def test_codes_are_the_best_of_each_book_and_no_more_than_asked_for():
     reading = read(RunningMean(), [windows])
     king = {"king": ["king"]}
     options = {"codes_per_book": 1, "min_share": 0.05}
-    [topic], failed = choose_codes(reading, TOKENIZER, king, num_codes=3, **options)
+    [topic], failed = choose_by_firing(reading, TOKENIZER, king, num_codes=3, **options)
     found = topic.codes
     assert (topic.name, topic.words, failed) == ("king", ["king"], {})
     assert 1 <= len(found) <= 3
     assert len({(code.site, code.level) for code in found}) == len(found)
-    [one], _ = choose_codes(reading, TOKENIZER, king, num_codes=1, **options)
+    [one], _ = choose_by_firing(reading, TOKENIZER, king, num_codes=1, **options)
     assert one.codes == found[:1]
     options["min_share"] = 0.999
-    topics, failed = choose_codes(
+    topics, failed = choose_by_firing(
         reading, TOKENIZER, {**king, "sea": ["sea"]}, num_codes=3, **options
     )
     assert topics == []
@@ -95,3 +96,28 @@ def test_the_text_without_codes_is_written_once_and_judged_by_the_judge():
     assert all(row["texts"] == 8 and math.isfinite(row["price"]) for row in found.rows)
     assert set(found.control) == {"a", "b"}
     assert Code(site, 0, 1) not in found.control["a"]
+
+
+def test_codes_by_effect_are_of_topics_with_a_token_of_their_own():
+    torch.manual_seed(0)
+    small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2",
+             "context_length=16")  # fmt: skip
+    config = composed("model=crystalline", *(f"model.{setting}" for setting in small)).model
+    model = instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
+    texts = ["a king here now.", "no such thing ok"] * 10
+    reading = read(model, [torch.tensor([TOKENIZER.encode(text) for text in texts])])
+    options = {"windows": 4, "candidates": 3, "num_codes": 5, "codes_per_book": 2}
+    topics = {"king": ["king"], "such": ["such"], "sea": ["sea"]}
+    chosen, failed = choose_by_effect(
+        model, reading, TOKENIZER, topics, max_cost=100.0, **options
+    )  # fmt: skip
+    assert [topic.name for topic in chosen] == [
+        "king"
+    ]  # s begins "such" as often as it ends things
+    assert 1 <= len(chosen[0].codes) <= 5
+    assert "no token stands for it" in str(failed["sea"])
+    chosen, failed = choose_by_effect(
+        model, reading, TOKENIZER, {"king": ["king"]}, max_cost=0.0, **options
+    )
+    assert chosen == []
+    assert "no code makes the model expect it" in str(failed["king"])
