@@ -26,6 +26,7 @@ from crystalline.interpret.reading import Reading, read, read_inputs
 
 log = logging.getLogger(__name__)
 
+_SITES_READ = 16  # at a time: the vectors of all together may not fit
 _REFERENCE_TOKENS = 20_000  # k-means on more costs minutes on a CPU and moves no figure
 
 
@@ -163,14 +164,19 @@ class BucketDump(Callback):
     ) -> Iterator[tuple[str, dict[str, Levels]]]:
         model = _model(pl_module)
         embedding = getattr(getattr(model, "embedding", None), "weight", None)
-        for name, site in reading.sites.items():
-            # One site's vectors at a time: all of them together may not fit.
-            inputs = read_inputs(model, windows, name)
-            if inputs is not None:
-                inputs = inputs.to(pl_module.device)
-            with torch.no_grad():
-                figures = site_references(reading, site, traits, inputs=inputs, embedding=embedding)
-            yield name, figures
+        every = list(reading.sites)
+        for start in range(0, len(every), _SITES_READ):
+            names = every[start : start + _SITES_READ]
+            vectors = read_inputs(model, windows, names)
+            for name in names:
+                inputs = vectors.pop(name, None)
+                if inputs is not None:
+                    inputs = inputs.to(pl_module.device)
+                with torch.no_grad():
+                    figures = site_references(
+                        reading, reading.sites[name], traits, inputs=inputs, embedding=embedding
+                    )
+                yield name, figures
 
     def _windows(self, trainer: Trainer) -> Iterator[Tensor]:
         """Batches of windows until `positions` tokens are reached; padding is cut off."""

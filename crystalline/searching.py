@@ -46,7 +46,7 @@ class Text:
         """The neurons of a site, at its positions `kept`; None where it reads no vectors."""
         if site not in self.inputs:
             self.inputs.clear()
-            self.inputs[site] = read_inputs(self.loaded.model, self.windows, site)
+            self.inputs[site] = read_inputs(self.loaded.model, self.windows, [site]).get(site)
         vectors = self.inputs[site]
         if vectors is None:
             return None

@@ -122,7 +122,7 @@ def _state_codes(
     best = state_codes.best_book(books)
 
     def control(kept: np.ndarray, first: np.ndarray) -> NeuronControl | None:
-        vectors = read_inputs(model, windows, best.site)
+        vectors = read_inputs(model, windows, [best.site]).get(best.site)
         return None if vectors is None else NeuronControl(vectors[kept], first)
 
     neurons = state_codes.label_neurons(reading, labels, best, control)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import ExitStack
 from dataclasses import dataclass
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,34 +91,42 @@ def read(model: LanguageModel, batches: Iterable[Tensor]) -> Reading:
     )
 
 
-def read_inputs(model: LanguageModel, batches: Iterable[Tensor], site: str) -> Tensor | None:
-    """Vectors (P, d) float32, on the CPU, that the site's module was given, in the order of `read`.
+def read_inputs(
+    model: LanguageModel, batches: Iterable[Tensor], sites: Iterable[str]
+) -> dict[str, Tensor]:
+    """Vectors (P, d) float32, on the CPU, that the sites' modules were given, in `read`'s order.
 
-    None where no module has the site's name, or where its first argument is not one vector a
+    Left out are sites whose name no module has, or whose first argument is not one vector a
     position.
     """
-    module = dict(model.named_modules()).get(site)
-    if module is None:
-        return None
-    seen: list[Tensor] = []
-    handle = module.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
-    kept, device = [], _device(model)
-    try:
-        with evaluating(model):
-            for batch in batches:
-                if batch.numel() == 0:
-                    continue
-                seen.clear()
-                codes = model(batch.to(device), codes=True).codes.get(site)
+    modules = dict(model.named_modules())
+    seen: dict[str, list[Tensor]] = {site: [] for site in sites if site in modules}
+    kept: dict[str, list[Tensor]] = {}
+    device = _device(model)
+    with evaluating(model), ExitStack() as hooks:
+        for site, given in seen.items():
+            hook = partial(_keep_first, given)
+            hooks.callback(modules[site].register_forward_pre_hook(hook).remove)
+        for batch in batches:
+            if batch.numel() == 0:
+                continue
+            output = model(batch.to(device), codes=True)
+            for site, given in list(seen.items()):
+                codes = output.codes.get(site)
                 if codes is None:  # too short for this site: `read` has no position of it either
-                    continue
-                if len(seen) != 1 or seen[0].shape[:-1] != codes.indices.shape[:2]:
-                    return None
-                vectors = seen[0].float()
-                kept.append((vectors[codes.mask] if codes.mask is not None else vectors).cpu())
-    finally:
-        handle.remove()
-    return torch.cat([part.reshape(-1, part.shape[-1]) for part in kept]) if kept else None
+                    given.clear()
+                elif len(given) != 1 or given[0].shape[:-1] != codes.indices.shape[:2]:
+                    del seen[site]
+                    kept.pop(site, None)
+                else:
+                    vectors = given.pop().float()
+                    vectors = vectors if codes.mask is None else vectors[codes.mask]
+                    kept.setdefault(site, []).append(vectors.reshape(-1, vectors.shape[-1]).cpu())
+    return {site: torch.cat(parts) for site, parts in kept.items()}
+
+
+def _keep_first(given: list[Tensor], _: nn.Module, inputs: tuple[Any, ...]) -> None:
+    given.append(inputs[0])
 
 
 def _site_part(codes: Codes, offset: int, length: int) -> SiteReading:

@@ -50,10 +50,9 @@ def verify(
     with evaluating(model):
         codes = model(batches[0].to(device), codes=True).codes
     found: dict[str, dict[str, float]] = {}
-    for site, original in model.codebooks().items():
-        vectors = read_inputs(model, batches, site)
-        if not isinstance(original, Bottleneck) or vectors is None:
-            continue
+    books = {s: book for s, book in model.codebooks().items() if isinstance(book, Bottleneck)}
+    for site, vectors in read_inputs(model, batches, books).items():
+        original = books[site]
         drawn = torch.randperm(len(vectors), generator=generator)[:points]
         temperature = codes[site].temperature
         tau = 1.0 if temperature is None else float(temperature.float().mean())

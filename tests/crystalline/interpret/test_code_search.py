@@ -156,7 +156,7 @@ def test_every_family_and_kind_of_site_is_searched_through_the_contract(name):
     marked = reading.tokens < 24
 
     def control(site: str, first: np.ndarray) -> NeuronControl | None:
-        vectors = read_inputs(model, windows, site)
+        vectors = read_inputs(model, windows, [site]).get(site)
         return None if vectors is None else NeuronControl(vectors, first)
 
     found = search_codes(reading, marked, control=control)

@@ -106,7 +106,7 @@ def references(read_text):
             reading,
             site,
             traits,
-            inputs=read_inputs(model, windows, name),
+            inputs=read_inputs(model, windows, [name]).get(name),
             embedding=model.embedding.weight,
         )
         for name, site in reading.sites.items()

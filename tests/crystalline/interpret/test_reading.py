@@ -73,16 +73,12 @@ def test_an_error_inside_leaves_the_mode_as_it_was():
 
 def test_inputs_are_those_that_the_sites_module_was_given():
     model, windows = RunningMean(), [torch.randint(257, (2, 5)), torch.randint(257, (3, 1))]
-    for site in ("choice", "pairs"):
-        inputs = read_inputs(model, windows, site)
+    found = read_inputs(model, windows, ("choice", "top", "pairs"))
+    assert list(found) == ["choice", "pairs"]  # top is no module
+    for site, inputs in found.items():
         indices = read(model, windows).sites[site].indices
-        assert inputs is not None
         assert model.get_submodule(site)(inputs[None])[0].tolist() == indices.tolist()
     assert not model.choice._forward_pre_hooks
-
-
-def test_sites_that_are_no_module_have_no_inputs():
-    assert read_inputs(RunningMean(), [torch.randint(257, (2, 5))], "top") is None
 
 
 def test_models_without_codes_and_texts_without_tokens_give_no_sites():
