@@ -141,23 +141,23 @@ class Session:
             topic = Topic(words[0], words, self.codes())
             return [topic], code_counts(read(self.model, (tokens for tokens, _ in self.windows())))
         named: Any = OmegaConf.to_container(config.topics)
-        counted = {key: number(config, key, int) for key in ("num_codes", "codes_per_book")}
-        extra = {key: number(config, key, int) for key in ("candidates", "windows")}
-        sequences = number(config, "sequences", int)
-        if min(sequences, *counted.values(), *extra.values()) < 1:
-            known = ", ".join(("sequences", *counted, *extra))
-            raise UserError(f"{known}: give 1 or more each")
-        reading = read(self.model, (batch.tokens for batch in self.data.train_windows(sequences)))
+        if config.choose not in ("effect", "firing"):
+            raise UserError(f"choose={config.choose}: give effect or firing")
+        keys = ("sequences", "num_codes", "codes_per_book", "candidates", "windows")
+        how: dict[str, Any] = {key: number(config, key, int) for key in keys}
+        for key, count in how.items():
+            if count < 1:
+                raise UserError(f"{key}={count}: give 1 or more")
+        windows = self.data.train_windows(how.pop("sequences"))
+        reading = read(self.model, (batch.tokens for batch in windows))
         asked = (reading, self.loaded.tokenizer, named)
         if config.choose == "effect":
-            cost = number(config, "max_cost", float)
-            how = {**counted, **extra, "max_cost": cost}
+            how |= {"max_cost": number(config, "max_cost", float)}
             topics, failed = choose_by_effect(self.model, *asked, **how)
-        elif config.choose == "firing":
-            share = number(config, "topic_share", float)
-            topics, failed = choose_by_firing(*asked, min_share=share, **counted)
         else:
-            raise UserError(f"choose={config.choose}: give effect or firing")
+            how = {key: how[key] for key in ("num_codes", "codes_per_book")}
+            how |= {"min_share": number(config, "topic_share", float)}
+            topics, failed = choose_by_firing(*asked, **how)
         for error in failed.values():
             raise error
         return topics, code_counts(reading)

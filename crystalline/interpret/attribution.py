@@ -29,7 +29,10 @@ def held_effects(
     """By how much `score` would grow with a code held at every position, by site and level.
 
     Codes of a shared book take its last slot, as in `interventions.clamp`; others their level's.
-    No parameter gets a gradient.
+    No parameter gets a gradient. Gradients pass later choices as their estimators let them; a site
+    without a gradient, such as one that speaks through later choices alone that pass none, has
+    effects of 0. Where slots have weights that differ by position, a held code counts with its
+    usual one.
 
     Args:
         model: Its mode is the same afterwards.
@@ -50,17 +53,21 @@ def held_effects(
         for site, book in books.items():
             hooks.callback(book.register_forward_hook(listen(site)).remove)
         output = model(tokens, codes=True)
+        if not nudges:
+            return {}
         pulls = torch.autograd.grad(score(output), list(nudges.values()), allow_unused=True)
     effects = {}
     for site, pull in zip(nudges, pulls, strict=True):
         added = books[site].contributions()
-        if pull is None:  # nothing that the score depends on
+        if pull is None:  # no gradient leads here
             effects[site] = added.new_zeros(added.shape[:2])
             continue
         codes, flat = output.codes[site], pull.flatten(0, -2).to(added.dtype)
         chosen = codes.indices.flatten(0, -2)
         slots = [-1] if codes.shared else range(len(added))
         taken = [added[level][chosen[:, slot]] for level, slot in enumerate(slots)]
+        if codes.weights is not None:  # a slot without weight repeats another one's code
+            taken = [taken[0] * (codes.weights.flatten(0, -2)[:, -1:] > 0)]
         lost = torch.stack([(flat * old).sum() for old in taken])
         effects[site] = added @ flat.sum(0) - lost[:, None]
     return effects

@@ -19,15 +19,14 @@ from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
 from crystalline.interpret.attribution import held_effects
 from crystalline.interpret.code_search import matched_tokens
-from crystalline.interpret.effects import kl
 from crystalline.interpret.interventions import by_rows, clamp
 from crystalline.interpret.reading import Reading
 from crystalline.interpret.sites import Code, find_sites, fitting
 from crystalline.interpret.topics import topic_pattern
 from crystalline.tokenizer import Tokenizer
 
-_ARMS = 8
-"""Measured in one pass."""
+_MAX_VALUES = 1 << 26
+"""Scores of one pass: 256 MiB."""
 _RARE = 20
 """A code that was chosen less often is no candidate."""
 
@@ -58,7 +57,7 @@ def own_tokens(reading: Reading, tokenizer: Tokenizer, words: Sequence[str]) -> 
     if not len(own):
         raise UserError(
             f"topic=[{','.join(words)}]: no token stands for it; take a tokenizer with words, read "
-            "more sequences, or choose codes by firing"
+            "more sequences, or choose=firing"
         )
     return torch.from_numpy(own)
 
@@ -96,7 +95,11 @@ def moving_codes(
     device = next(model.parameters()).device
     windows, wanted, sites = windows.to(device), wanted.to(device), find_sites(model)
     measure = _Measure(model, windows, wanted)
-    effects = held_effects(model, windows, lambda output: _mentions(output, wanted).mean())
+
+    def expected(output: ModelOutput) -> Float[Tensor, ""]:
+        return _named(output.logits.float().log_softmax(-1), wanted).mean()
+
+    effects = held_effects(model, windows, expected)
     first = [code for site in effects for code in _best(site, effects, counts, candidates)]
     figures = measure([clamp(sites, [code]) for code in first])
     found = [Moving(code, *each) for code, each in zip(first, figures, strict=True)]
@@ -108,7 +111,8 @@ def moving_codes(
     together = measure(
         [clamp(sites, [each.code for each in kept[: n + 1]]) for n in range(len(kept))]
     )
-    return kept[: sum(cost <= max_cost for _, cost in together)]
+    fits = (number for number, (_, cost) in enumerate(together, 1) if cost <= max_cost)
+    return kept[: max(fits, default=0)]
 
 
 class _Measure:
@@ -121,25 +125,28 @@ class _Measure:
         with evaluating(model):
             output = model(windows)
             self.before = output.logits.float().log_softmax(-1)
-            self.mentions = _mentions(output, wanted)
+            self.mentions = _named(self.before, wanted).mean()
 
     def __call__(self, arms: Sequence[Edits]) -> list[tuple[float, float]]:
         """Of each of `arms`, held at every position."""
         found: list[tuple[float, float]] = []
-        for start in range(0, len(arms), _ARMS):
-            some = arms[start : start + _ARMS]
+        most = max(1, _MAX_VALUES // self.before.numel())
+        for start in range(0, len(arms), most):
+            some = arms[start : start + most]
             with evaluating(self.model):
                 output = self.model(self.windows.repeat(len(some), 1), edits=by_rows(some))
-                log_probs = output.logits.float().log_softmax(-1).unflatten(0, (len(some), -1))
-                cost = kl(self.before.expand_as(log_probs), log_probs).flatten(1).mean(1)
-                gain = _mentions(output, self.wanted).unflatten(0, (len(some), -1)) - self.mentions
-            found += zip(gain.flatten(1).mean(1).tolist(), cost.tolist(), strict=True)
+                for log_probs in output.logits.float().log_softmax(-1).chunk(len(some)):
+                    gain = _named(log_probs, self.wanted).mean() - self.mentions
+                    cost = (self.before.exp() * (self.before - log_probs)).sum(-1).mean()
+                    found.append((float(gain), float(cost)))
         return found
 
 
-def _mentions(output: ModelOutput, wanted: Int[Tensor, " n"]) -> Float[Tensor, "batch pos"]:
+def _named(
+    log_probs: Float[Tensor, "batch pos vocab"], wanted: Int[Tensor, " n"]
+) -> Float[Tensor, "batch pos"]:
     """Log probability that one of `wanted` comes next."""
-    return output.logits.float().log_softmax(-1)[..., wanted].logsumexp(-1)
+    return log_probs[..., wanted].logsumexp(-1)
 
 
 def _best(
@@ -148,7 +155,9 @@ def _best(
     counts: Mapping[str, Int[Tensor, "levels codebook_size"]],
     most: int,
 ) -> list[Code]:
-    """Codes of the largest effects in each book, of those that are not rare."""
+    """Codes of the largest effects in each book that are not rare; none where all are 0."""
+    if not effects[site].any():
+        return []
     rare = counts[site] < _RARE
     effect = effects[site].cpu().masked_fill(rare, -torch.inf)
     values, codes = effect.topk(min(most, effect.shape[1]))

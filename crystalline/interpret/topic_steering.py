@@ -108,16 +108,16 @@ def choose_by_effect(
 
     Args:
         model: Its mode is the same afterwards.
-        reading: What it chose on windows of one length.
+        reading: What it chose.
         tokenizer: Its own.
         topics: Their words.
-        windows: Of those that were read, for measurements.
+        windows: Of those that were read, for measurements: the first that are as long as the first.
         options: Of `moving_codes`.
 
     Returns:
         Topics with codes; and why the others, by name, have none.
     """
-    texts = torch.from_numpy(reading.tokens.reshape(int(reading.window_start.sum()), -1)[:windows])
+    texts = torch.from_numpy(_alike(reading)[:windows])
     counts, chosen, failed = code_counts(reading), list[Topic](), dict[str, UserError]()
     for name, words in topics.items():
         try:
@@ -134,6 +134,12 @@ def choose_by_effect(
                 f"{options['max_cost']:g} nats a token; allow more, or more candidates"
             )
     return chosen, failed
+
+
+def _alike(reading: Reading) -> Int[np.ndarray, "windows pos"]:
+    """Windows as long as the first one."""
+    each = np.split(reading.tokens, np.flatnonzero(reading.window_start)[1:])
+    return np.stack([window for window in each if len(window) == len(each[0])])
 
 
 def code_counts(reading: Reading) -> dict[str, Int[Tensor, "levels codebook_size"]]:

@@ -117,6 +117,13 @@ class SparseAutoencoder(Bottleneck):
             restored = self.standardiser.restore(rebuilt.view_as(n)).to(x.dtype)
         return BottleneckOutput(restored, n, codes, losses)
 
+    @torch.no_grad()
+    def contributions(self) -> Float[Tensor, "1 codebook_size d_group"]:
+        """Of each latent at its usual strength."""
+        assert self.standardiser is not None
+        rows = F.normalize(self.codes, dim=-1) * self.usual[:, None]
+        return self.standardiser.restore(rows) - self.standardiser.restore(torch.zeros_like(rows))
+
     def note(self, inputs: Tensor, indices: Tensor, weights: Tensor | None = None) -> None:
         super().note(inputs, indices, weights)
         assert weights is not None

@@ -178,7 +178,9 @@ class CrystallineBottleneck(Bottleneck):
 
     def _estimate(self, n: Tensor, hard: Tensor, assignment: Assignment | None) -> Tensor:
         if assignment is None:
-            return hard
+            # In evaluation too a gradient may be asked for: where would another code lead?
+            passes = n.requires_grad and self.estimator in ("hybrid", "input_ste", "rotation")
+            return hard + _silent(n) if passes else hard
         soft = self.share * assignment.surrogate.view_as(n)
         if self.estimator == "soft":
             return soft

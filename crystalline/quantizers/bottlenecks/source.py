@@ -68,6 +68,9 @@ class SourceBottleneck(Bottleneck):
     def noise_floor(self, temperature: float) -> float:
         return gumbel_entropy(self.codebook_size, temperature)
 
+    def contributions(self) -> Float[Tensor, "1 codebook_size d_group"]:
+        return super().contributions() * self.gain.detach()
+
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         return x.to(torch.promote_types(x.dtype, torch.float32))
 

@@ -38,8 +38,21 @@ def test_small_differences_have_their_first_order_effect(name):
             assert float(after - before) == pytest.approx(float(effect[level, code]), rel=0.15)
 
 
-def test_a_site_that_the_score_does_not_depend_on_has_no_effect():
-    model = build("crystalline")
-    tokens = torch.randint(model.vocab_size, (1, 4))
-    effects = held_effects(model, tokens, lambda output: output.hidden.sum() * 0)
+@pytest.mark.parametrize("name", ["crystalline_block", "crystalline_input_ste"])
+def test_estimators_that_pass_gradients_do_so_in_evaluation(name):
+    model = build(name)
+    effects = held_effects(model, torch.randint(model.vocab_size, (2, 8)), score)
+    assert all(effect.any() for effect in effects.values())
+
+
+def test_sites_that_no_gradient_reaches_have_no_effect():
+    model = build("ziggurat_2").eval()
+    tokens = torch.randint(model.vocab_size, (1, model.context_length))
+    effects = held_effects(model, tokens, lambda _: torch.ones((), requires_grad=True) * 2)
+    assert effects.keys() == model.codebooks().keys()
     assert all((effect == 0).all() for effect in effects.values())
+
+
+def test_a_model_without_codebooks_has_no_effects():
+    model = build("crystal")
+    assert held_effects(model, torch.randint(model.vocab_size, (1, 8)), score) == {}

@@ -6,7 +6,10 @@ import torch
 from hydra.utils import instantiate
 
 from crystalline.errors import UserError
+from crystalline.interpret.effects import kl
+from crystalline.interpret.interventions import clamp
 from crystalline.interpret.reading import Reading
+from crystalline.interpret.sites import find_sites
 from crystalline.interpret.topic_effects import moving_codes, own_tokens
 from crystalline.tokenizer import ByteTokenizer
 from tests.composing import composed
@@ -70,6 +73,22 @@ def test_limits_hold(model):
     assert len(find(model, num_codes=1)) == 1
     books = [each.code.site for each in find(model, codes_per_book=1)]
     assert len(books) == len(set(books))
+
+
+def test_as_many_are_kept_as_may_be_held(model):
+    every = find(model, candidates=12, num_codes=8)
+    assert len(every) > 1
+    costs = []
+    for count in range(1, len(every) + 1):
+        sites = find_sites(model)
+        held = clamp(sites, [each.code for each in every[:count]])
+        tokens = torch.randint(200, (3, 8), generator=torch.Generator().manual_seed(1))
+        with torch.no_grad():
+            before, after = model.eval()(tokens).logits, model(tokens, edits=held).logits
+        costs.append(float(kl(before, after).mean()))
+    limit = sorted(costs)[len(costs) // 2] * 1.001
+    kept = find(model, candidates=12, num_codes=8, max_cost=limit)
+    assert len(kept) == max(n for n, cost in enumerate(costs, 1) if cost <= limit)
 
 
 def test_rare_codes_are_no_candidates(model):

@@ -111,13 +111,12 @@ def test_codes_by_effect_are_of_topics_with_a_token_of_their_own():
     chosen, failed = choose_by_effect(
         model, reading, TOKENIZER, topics, max_cost=100.0, **options
     )  # fmt: skip
-    assert [topic.name for topic in chosen] == [
-        "king"
-    ]  # s begins "such" as often as it ends things
+    assert [topic.name for topic in chosen] == ["such"]  # k ends "ok" as often as it begins "king"
     assert 1 <= len(chosen[0].codes) <= 5
+    assert "no token stands for it" in str(failed["king"])
     assert "no token stands for it" in str(failed["sea"])
     chosen, failed = choose_by_effect(
-        model, reading, TOKENIZER, {"king": ["king"]}, max_cost=0.0, **options
+        model, reading, TOKENIZER, {"such": ["such"]}, max_cost=0.0, **options
     )
     assert chosen == []
-    assert "no code makes the model expect it" in str(failed["king"])
+    assert "no code makes the model expect it" in str(failed["such"])
