@@ -299,3 +299,19 @@ def test_wrong_options_are_named():
         Temperature(1, D, scope="token")
     with pytest.raises(ValueError, match="temp_min"):
         Temperature(1, D, init=0.1, minimum=0.2)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("k", [1, 3])
+def test_compiled_choices_by_chance_are_those_of_eager_code(k):
+    def choose(scores, seed):
+        noisy = chunked.gumbel_noise(seed, 0, *scores.shape) + scores
+        indices = chunked.largest(noisy, k)
+        return indices, noisy.gather(-1, indices)
+
+    torch.manual_seed(0)
+    scores, seed = torch.randn(508, 64), chunked.draw_seed(torch.device("cpu"))
+    indices, chosen = choose(scores, seed)
+    compiled, found = torch.compile(choose)(scores, seed)
+    assert torch.equal(indices, compiled)
+    torch.testing.assert_close(chosen, found)
