@@ -46,8 +46,8 @@ def _mixed(x: Int[Tensor, "*axes"]) -> Int[Tensor, "*axes"]:
 
 def largest(scores: Float[Tensor, "n codebook_size"], k: int) -> Int[Tensor, "n k"]:
     """Columns of the k largest entries of each row, largest first."""
-    # argmax is a single pass, topk sorts; but torch 2.13 compiles argmax of integer noise wrongly for
-    # a CPU: it gives columns that do not exist.
+    # argmax is a single pass, topk sorts. But argmax of `gumbel_noise`, compiled for a CPU by torch
+    # 2.13, gives columns that do not exist.
     compiles_for_cpu = torch.compiler.is_compiling() and scores.device.type == "cpu"
     if k == 1 and not compiles_for_cpu:
         return scores.argmax(-1, keepdim=True)

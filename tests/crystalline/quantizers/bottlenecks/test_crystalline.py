@@ -302,6 +302,7 @@ def test_wrong_options_are_named():
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore::DeprecationWarning")
 @pytest.mark.parametrize("k", [1, 3])
 def test_compiled_choices_by_chance_are_those_of_eager_code(k):
     def choose(scores, seed):
