@@ -19,6 +19,7 @@ from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
 from crystalline.interpret.attribution import held_effects
 from crystalline.interpret.code_search import matched_tokens
+from crystalline.interpret.effects import kl
 from crystalline.interpret.interventions import by_rows, clamp
 from crystalline.interpret.reading import Reading
 from crystalline.interpret.sites import Code, find_sites, fitting
@@ -137,7 +138,7 @@ class _Measure:
                 output = self.model(self.windows.repeat(len(some), 1), edits=by_rows(some))
                 for log_probs in output.logits.float().log_softmax(-1).chunk(len(some)):
                     gain = _named(log_probs, self.wanted).mean() - self.mentions
-                    cost = (self.before.exp() * (self.before - log_probs)).sum(-1).mean()
+                    cost = kl(self.before, log_probs).mean()
                     found.append((float(gain), float(cost)))
         return found
 
