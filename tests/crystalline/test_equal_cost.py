@@ -82,6 +82,12 @@ def test_the_command_prints_overrides_that_cost_what_it_says(tmp_path, capfd):
         assert training_flops(baseline) == pytest.approx(own[1], abs=0.5)
 
 
+@pytest.mark.slow
+def test_a_model_of_bytes_is_matched_too(tmp_path, capfd):
+    run = command("match", tmp_path, "model=abstractinator", "data=lovecraft", "baseline.num_layers=1")
+    assert run.status == 0, capfd.readouterr().err
+
+
 def test_a_baseline_that_lacks_a_number_is_one_line(tmp_path, capfd):
     run = command("match", tmp_path, "model=ziggurat", "data=fsm")
     assert run.status == 1

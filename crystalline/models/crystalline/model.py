@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from functools import partial
 from typing import Any
 
@@ -16,7 +16,7 @@ from crystalline.layers.attention import CausalSelfAttention, KeyValueCache
 from crystalline.layers.initialisation import init_weights
 from crystalline.layers.mlp import MLP
 from crystalline.layers.parts import Parts
-from crystalline.models.crystalline.sites import PLACES, Selection, Sites, builder
+from crystalline.models.crystalline.sites import PLACES, Build, Selection, Sites, builder
 from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck, Trace, mean_losses
 
 WARMUP = (0.05, 0.2)
@@ -34,7 +34,7 @@ class CrystallineBlock(nn.Module):
         context_length: int,
         dropout: float,
         places: Sites,
-        bottleneck: Callable[[int, int, float, float], GroupedBottleneck],
+        bottleneck: Build,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model, bias=False)
@@ -44,8 +44,7 @@ class CrystallineBlock(nn.Module):
         groups = {place: places.groups for place in PLACES} | {"attn_pre": num_heads}
         for place in PLACES:  # site names: layers.<i>.<place>.group.<g>
             gain = 1.0 if place == "attn_pre" else places.output_rms
-            prior = places.prior_weight.get(place, 0.0)
-            build = partial(bottleneck, d_model, groups[place], gain, prior)
+            build = partial(bottleneck, d_model, groups[place], gain, places.prior(place))
             setattr(self, place, build() if place in places.places else None)
 
     def forward(

@@ -17,6 +17,7 @@ from crystalline.quantizers.bottlenecks import (
 from crystalline.quantizers.bottlenecks.base import Aggregate
 from crystalline.quantizers.bottlenecks.crystalline import Estimator
 from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck
+from crystalline.quantizers.bottlenecks.prior import Prior
 from crystalline.quantizers.bottlenecks.source import ClampedTemperature
 from crystalline.quantizers.bottlenecks.temperature import Scope
 from crystalline.quantizers.codebook import Update
@@ -24,13 +25,16 @@ from crystalline.quantizers.codebook import Update
 PLACES = ("attn_pre", "attn_post", "mlp", "block")
 GATES = ("none", "learned")
 
+Build = Callable[[int, int, float, Prior | None], GroupedBottleneck]
+"""(d_model, num_groups, gain at the start, prior)."""
+
 
 @dataclass(frozen=True)
 class Sites:
     """Where bottlenecks stand.
 
     Raises:
-        ValueError: If a place or the kind of gate is unknown.
+        ValueError: If a place or the kind of gate is unknown, or a prior is none.
     """
 
     places: Sequence[str] = ("attn_pre", "mlp")
@@ -49,6 +53,8 @@ class Sites:
     have no prior."""
     prior_layers: Sequence[int] | None = None
     """Layers that have these priors; None for all."""
+    prior_start: float = 0.0
+    """Share of training from which on these priors grow; see `Prior`."""
     warmup: float = 0.0
     """Share of training over which codes fade in, beside what they stand for."""
     gate: str = "none"
@@ -61,8 +67,15 @@ class Sites:
                 raise ValueError(
                     f"sites.{name} must be among {', '.join(PLACES)}, got {unknown[0]!r}"
                 )
+        for weight in self.prior_weight.values():
+            Prior(weight, self.prior_start)
         if self.gate not in GATES:
             raise ValueError(f"sites.gate must be {' or '.join(GATES)}, got {self.gate!r}")
+
+    def prior(self, place: str) -> Prior | None:
+        """Of a place, where it has one."""
+        weight = self.prior_weight.get(place, 0.0)
+        return Prior(weight, self.prior_start) if weight else None
 
     def at(self, layer: int) -> Sites:
         """What stands in one layer."""
@@ -110,8 +123,8 @@ def builder(
     selection: Selection,
     gated: bool,
     warmup: float,
-) -> Callable[[int, int, float, float], GroupedBottleneck]:
-    """Builds the bottlenecks of a mode from (d_model, num_groups, gain at the start, prior_weight).
+) -> Build:
+    """Builds the bottlenecks of a mode from (d_model, num_groups, gain at the start, prior).
 
     Raises:
         ValueError: If the mode is unknown, a temperature is to be learned without a gradient, or a
@@ -129,25 +142,25 @@ def builder(
     if mode == "noise" and gated:
         raise ValueError("mode=noise has no codes that sites.gate=learned could mix with")
 
-    def crystalline(width: int, prior_weight: float) -> nn.Module:
+    def crystalline(width: int, prior: Prior | None) -> nn.Module:
         return CrystallineBottleneck(
             width, codebook_size, num_codes_k, aggregate=choice.aggregate,
             estimator=choice.estimator, noise=choice.noise,
             usage_weight=choice.usage_weight, usage_floor=choice.usage_floor,
-            update=choice.update, budget=choice.budget, prior_weight=prior_weight,
+            update=choice.update, budget=choice.budget, prior=prior,
         )  # fmt: skip
 
-    def features(width: int, prior_weight: float) -> nn.Module:
+    def features(width: int, prior: Prior | None) -> nn.Module:
         return CodebookFeatures(
             width, codebook_size, num_codes_k,
             aggregate=choice.aggregate, update=choice.update, budget=choice.budget,
-            prior_weight=prior_weight,
+            prior=prior,
         )  # fmt: skip
 
-    def source(width: int, _: float) -> nn.Module:
+    def source(width: int, _: Prior | None) -> nn.Module:
         return SourceBottleneck(width, codebook_size, num_codes_k, update=choice.update)
 
-    def noise(width: int, _: float) -> nn.Module:
+    def noise(width: int, _: Prior | None) -> nn.Module:
         return GaussianNoise(choice.distortion)
 
     def warm(num_groups: int, width: int) -> nn.Module:
@@ -163,7 +176,7 @@ def builder(
         return ClampedTemperature(temp_init, temp_min)
 
     kinds: Mapping[
-        str, tuple[Callable[[int, float], nn.Module], Callable[[int, int], nn.Module]]
+        str, tuple[Callable[[int, Prior | None], nn.Module], Callable[[int, int], nn.Module]]
     ] = {
         "crystalline": (crystalline, warm),
         "codebook_features": (features, constant),
@@ -173,8 +186,8 @@ def builder(
     if mode not in kinds:
         raise ValueError(f"model.mode must be one of {', '.join(kinds)}, got {mode!r}")
     build, build_temperature = kinds[mode]
-    return lambda d_model, num_groups, gain, prior_weight: GroupedBottleneck(
-        d_model, num_groups, lambda width: build(width, prior_weight), build_temperature,
+    return lambda d_model, num_groups, gain, prior: GroupedBottleneck(
+        d_model, num_groups, lambda width: build(width, prior), build_temperature,
         None if mode == "source" else gain,  # which has one of its own
         gated,
         warmup,

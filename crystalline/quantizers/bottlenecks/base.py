@@ -17,7 +17,7 @@ from torch import Tensor
 from crystalline.contract import Choice, Codes, Edit
 from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.bottlenecks.budget import BUDGETS, BatchBudget
-from crystalline.quantizers.bottlenecks.prior import UsagePrior
+from crystalline.quantizers.bottlenecks.prior import Prior, UsagePrior
 from crystalline.quantizers.codebook import Codebook, Update
 from crystalline.quantizers.top_k import top_k_coding
 
@@ -59,7 +59,7 @@ class Bottleneck(Codebook):
         cosine: Choose by direction alone; else by the inner product.
         update: See `Codebook`.
         budget: k codes at every "position", or on average over the "batch"; see `BatchBudget`.
-        prior_weight: Similarity that a nat of code length costs; see `UsagePrior`.
+        prior: What rare codes cost; see `UsagePrior`.
 
     Raises:
         ValueError: If k lies outside [1, K] or an option is unknown.
@@ -75,7 +75,7 @@ class Bottleneck(Codebook):
         cosine: bool = True,
         update: Update = "gradient",
         budget: str = "position",
-        prior_weight: float = 0.0,
+        prior: Prior | None = None,
     ) -> None:
         if not 1 <= num_codes_k <= codebook_size:
             raise ValueError(
@@ -93,7 +93,7 @@ class Bottleneck(Codebook):
         self.budget = BatchBudget(num_codes_k, codebook_size) if budget == "batch" else None
         self.num_slots = num_codes_k if self.budget is None else self.budget.num_slots
         self.sampled = False
-        self.prior = UsagePrior(codebook_size, prior_weight) if prior_weight else None
+        self.prior = UsagePrior(codebook_size, prior) if prior else None
 
     @abstractmethod
     def forward(  # type: ignore[override]
@@ -138,6 +138,11 @@ class Bottleneck(Codebook):
         if self.average is not None:
             points = inputs.detach().repeat_interleave(indices.shape[-1], 0)
             self.average.round_sums[0].index_add_(0, chosen, points * used[:, None])
+
+    def begin_round(self, progress: float) -> None:
+        super().begin_round(progress)
+        if self.prior is not None:
+            self.prior.begin_round(progress)
 
     @torch.no_grad()
     def end_round(self, skip: Bool[Tensor, ""]) -> None:

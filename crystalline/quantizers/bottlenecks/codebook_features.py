@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from crystalline.contract import Codes, Edit
 from crystalline.quantizers.bottlenecks.base import Aggregate, Bottleneck, BottleneckOutput
+from crystalline.quantizers.bottlenecks.prior import Prior
 from crystalline.quantizers.codebook import Update
 from crystalline.quantizers.top_k import top_k_coding
 
@@ -29,7 +30,7 @@ class CodebookFeatures(Bottleneck):
         aggregate: "mean" or "sum".
         update: Who moves the codes.
         budget: k codes a "position", or on average over the "batch".
-        prior_weight: Similarity that a nat of code length costs; see `UsagePrior`.
+        prior: What rare codes cost; see `UsagePrior`.
     """
 
     def __init__(
@@ -41,11 +42,11 @@ class CodebookFeatures(Bottleneck):
         aggregate: Aggregate = "mean",
         update: Update = "gradient",
         budget: str = "position",
-        prior_weight: float = 0.0,
+        prior: Prior | None = None,
     ) -> None:
         super().__init__(
             d_group, codebook_size, num_codes_k,
-            aggregate=aggregate, update=update, budget=budget, prior_weight=prior_weight,
+            aggregate=aggregate, update=update, budget=budget, prior=prior,
         )  # fmt: skip
         self.norm = nn.LayerNorm(d_group)
 

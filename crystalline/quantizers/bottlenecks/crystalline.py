@@ -22,6 +22,7 @@ from crystalline.quantizers.bottlenecks.base import (
 )
 from crystalline.quantizers.bottlenecks.mean_assignment import MeanAssignment
 from crystalline.quantizers.bottlenecks.noise_floor import gumbel_entropy
+from crystalline.quantizers.bottlenecks.prior import Prior
 from crystalline.quantizers.codebook import Update
 from crystalline.quantizers.estimators import rotation
 from crystalline.quantizers.top_k import TopKCoding, top_k_coding
@@ -62,7 +63,7 @@ class CrystallineBottleneck(Bottleneck):
         usage_floor: The usage term stops pulling when H(mean p) / ln K is above this.
         update: Who moves the codes.
         budget: k codes a "position", or on average over the "batch"; the surrogate keeps k and 1/k.
-        prior_weight: Cosine that a nat of code length costs, added to cos; see `UsagePrior`.
+        prior: What rare codes cost, added to cos; see `UsagePrior`.
 
     Raises:
         ValueError: If an option is unknown, or there is a budget for an estimator without choice.
@@ -81,7 +82,7 @@ class CrystallineBottleneck(Bottleneck):
         usage_floor: float = 1.0,
         update: Update = "gradient",
         budget: str = "position",
-        prior_weight: float = 0.0,
+        prior: Prior | None = None,
     ) -> None:
         if estimator not in ESTIMATORS:
             raise ValueError(f"estimator must be one of {', '.join(ESTIMATORS)}, got {estimator!r}")
@@ -90,7 +91,7 @@ class CrystallineBottleneck(Bottleneck):
         super().__init__(
             d_group, codebook_size, num_codes_k,
             aggregate=aggregate, cosine=True, update=update, budget=budget,
-            prior_weight=prior_weight,
+            prior=prior,
         )  # fmt: skip
         self.estimator = estimator
         self.noise = noise

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
+
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
@@ -10,36 +12,67 @@ RAREST = 1e-2
 """Of an even share: rarer codes are held back no further, or none could return."""
 
 
+WHOLE = 0.9
+"""Share of training after which a prior that grows is whole: the rest settles."""
+
+
+@dataclass(frozen=True)
+class Prior:
+    """Options of a `UsagePrior`.
+
+    Raises:
+        ValueError: If `weight` is negative or `start` lies outside [0, 0.9).
+    """
+
+    weight: float
+    """Similarity that a nat of code length costs."""
+    start: float = 0.0
+    """Share of training from which on it grows, to be whole at 0.9; 0: whole at once."""
+
+    def __post_init__(self) -> None:
+        if self.weight < 0:
+            raise ValueError(f"prior_weight must not be negative, got {self.weight}")
+        if not 0 <= self.start < WHOLE:
+            raise ValueError(f"prior_start must lie in [0, {WHOLE}), got {self.start}")
+
+
 class UsagePrior(nn.Module):
     """Adds `weight` * ln(K u_j) to the similarity of code j, u_j its share of recent choices.
 
     Choosing by similarity alone, codes that lie close share what one of them could carry. Here the
     more used one wins until the other is worth the ln(1 / u_j) nats that naming it takes, so
     neighbours merge and the rest of the book holds what is rare (Chou, Lookabaugh and Gray 1989,
-    entropy-constrained vector quantization).
+    entropy-constrained vector quantization). A prior that grows late merges codes that already mean
+    the same, where one that is whole at once merges what has not been told apart yet.
 
     Args:
         codebook_size: K.
-        weight: Similarity that a nat of code length costs, not negative.
+        prior: The weight, and when it grows.
         decay: Share of the old usage that a round keeps.
-
-    Raises:
-        ValueError: If `weight` is negative.
     """
 
     usage: Float[Tensor, " codebook_size"]
+    strength: Float[Tensor, ""]
+    """Share of the weight that counts by now."""
 
-    def __init__(self, codebook_size: int, weight: float, decay: float = 0.99) -> None:
+    def __init__(self, codebook_size: int, prior: Prior, decay: float = 0.99) -> None:
         super().__init__()
-        if weight < 0:
-            raise ValueError(f"prior_weight must not be negative, got {weight}")
-        self.weight = weight
+        self.weight = prior.weight
+        self.start = prior.start
         self.decay = decay
+        self.register_buffer("strength", torch.ones(()))
         self.register_buffer("usage", torch.full((codebook_size,), 1 / codebook_size))
 
     def bias(self) -> Float[Tensor, " codebook_size"]:
         """What is added to similarities; no gradient."""
-        return self.weight * (len(self.usage) * self.usage).clamp(min=RAREST).log()
+        weight = self.weight * self.strength
+        return weight * (len(self.usage) * self.usage).clamp(min=RAREST).log()
+
+    def begin_round(self, progress: float) -> None:
+        """Grow to what counts when a share `progress` of training is done."""
+        if self.start:
+            grown = (progress - self.start) / (WHOLE - self.start)
+            self.strength.fill_(min(1.0, max(0.0, grown)))
 
     def end_round(self, counts: Int[Tensor, " codebook_size"]) -> None:
         """Follow the round's choices; a round without any changes nothing."""

@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from crystalline.quantizers.bottlenecks import CodebookFeatures
+from crystalline.quantizers.bottlenecks.prior import Prior
 from crystalline.quantizers.relocation import costs, fit, gains
 from crystalline.quantizers.residual import ResidualQuantizer
 
@@ -102,7 +103,7 @@ def test_costs_and_gains_are_differences_of_the_least_error(seed, size, count):
 
 def test_a_prior_counts_against_rare_codes_there_too():
     torch.manual_seed(0)
-    book = CodebookFeatures(4, 6, 1, prior_weight=0.1)
+    book = CodebookFeatures(4, 6, 1, prior=Prior(0.1))
     x = torch.randn(1, 30, 4)
     errors = book._misfit_in(0, book.project(x)[0])
     assert torch.equal(errors.argmin(1), book.select(0, book.project(x)[0]))

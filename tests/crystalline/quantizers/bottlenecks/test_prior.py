@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from crystalline.quantizers.bottlenecks import CodebookFeatures, CrystallineBottleneck
-from crystalline.quantizers.bottlenecks.prior import UsagePrior
+from crystalline.quantizers.bottlenecks.prior import Prior, UsagePrior
 
 KINDS = {
     "codebook_features": CodebookFeatures,
@@ -17,7 +17,7 @@ DONE = torch.tensor(False)
 
 def two_ways(build, weight):
     """A book whose codes 0 and 1 lie close, the first nearer to 80 % of what comes, in use."""
-    book = build(4, 3, 1, prior_weight=weight)
+    book = build(4, 3, 1, prior=Prior(weight))
     codes = F.normalize(torch.tensor([[1.0, 0.2, -0.2, -1.0], [1.0, -0.2, 0.2, -1.0]]), dim=-1)
     book.codes.data[0] = torch.stack([codes[0], codes[1], -codes[0]])
     x = codes[(torch.arange(50) % 5 == 4).long()][None] + 0.01 * torch.randn(1, 50, 4)
@@ -39,7 +39,7 @@ def test_of_two_close_codes_the_more_used_one_takes_both_their_inputs(kind):
 @pytest.mark.parametrize("kind", KINDS)
 def test_training_evaluation_and_bans_count_alike(kind):
     torch.manual_seed(0)
-    book = KINDS[kind](6, 9, 2, prior_weight=0.2)
+    book = KINDS[kind](6, 9, 2, prior=Prior(0.2))
     book.prior.usage.copy_(torch.rand(9).softmax(0))
     x = torch.randn(2, 20, 6)
     n = book.project(x).flatten(0, 1)
@@ -55,7 +55,7 @@ def test_training_evaluation_and_bans_count_alike(kind):
 
 
 def test_usage_follows_choices_but_not_a_round_without_any_and_is_saved():
-    prior = UsagePrior(4, 0.5, decay=0.75)
+    prior = UsagePrior(4, Prior(0.5), decay=0.75)
     prior.end_round(torch.tensor([6, 2, 0, 0]))
     expected = 0.75 * 0.25 + 0.25 * torch.tensor([0.75, 0.25, 0.0, 0.0])
     torch.testing.assert_close(prior.usage, expected)
@@ -65,7 +65,7 @@ def test_usage_follows_choices_but_not_a_round_without_any_and_is_saved():
     for _ in range(200):
         prior.end_round(torch.tensor([8, 0, 0, 0]))
     assert prior.bias()[1] == pytest.approx(0.5 * torch.tensor(0.01).log().item())  # no further
-    other = UsagePrior(4, 0.5)
+    other = UsagePrior(4, Prior(0.5))
     other.load_state_dict(prior.state_dict())
     assert torch.equal(other.usage, prior.usage)
     prior.restart(torch.tensor([False, True, False, False]))
@@ -83,6 +83,20 @@ def test_a_revived_code_counts_as_used_evenly():
     assert book.bias()[0, 2] == 0
 
 
-def test_a_negative_weight_is_refused():
-    with pytest.raises(ValueError, match="prior_weight"):
-        UsagePrior(4, -0.1)
+def test_a_prior_with_a_start_grows_from_there_and_is_saved_as_far_as_it_is():
+    book = CodebookFeatures(4, 2, 1, prior=Prior(0.5, start=0.4))
+    book.prior.usage.copy_(torch.tensor([0.75, 0.25]))
+    whole = 0.5 * torch.tensor([[1.5, 0.5]]).log()
+    for progress, share in ((0.0, 0.0), (0.4, 0.0), (0.65, 0.5), (0.9, 1.0), (1.0, 1.0)):
+        book.begin_round(progress)
+        torch.testing.assert_close(book.bias(), share * whole)
+    book.begin_round(0.65)
+    other = CodebookFeatures(4, 2, 1, prior=Prior(0.5, start=0.4))
+    other.load_state_dict(book.state_dict())
+    assert torch.equal(other.bias(), book.bias())
+
+
+@pytest.mark.parametrize("wrong", [{"weight": -0.1}, {"weight": 0.1, "start": 0.9}])
+def test_a_wrong_value_is_named(wrong):
+    with pytest.raises(ValueError, match="prior_start" if "start" in wrong else "prior_weight"):
+        Prior(**wrong)
