@@ -42,6 +42,7 @@ def test_a_resumed_run_remembers_its_best(corpus, tmp_path):
     assert run.best.read_bytes() == best
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_is_taken_elsewhere_alone_finds_a_new_best(corpus, tmp_path):
     run = train(corpus, tmp_path / "here", model="transformer")
     state = checkpoint.read(run.last)
@@ -54,6 +55,7 @@ def test_a_checkpoint_that_is_taken_elsewhere_alone_finds_a_new_best(corpus, tmp
     assert run.summary["steps"] == 4
 
 
+@pytest.mark.slow
 def test_minutes_make_checkpoints_too(corpus, tmp_path, monkeypatch):
     saved = []
     monkeypatch.setattr(

@@ -73,6 +73,7 @@ def test_a_sweep_with_a_failed_job_has_its_report(sweep):
     assert (folder / "tradeoff.png").read_bytes().startswith(b"\x89PNG")
 
 
+@pytest.mark.slow
 def test_jobs_that_log_to_mlflow_get_a_parent_with_the_report(sweep, tmp_path):
     folder, _, parents = sweep("logger=mlflow", "logger.mlflow.experiment_name=mine")
     client = MlflowClient(f"sqlite:///{tmp_path}/mlflow.db")

@@ -57,6 +57,7 @@ def test_the_config_comes_back_resolved(finished):
     assert config["objective"]["codebook_lr"] == pytest.approx(0.1 * config["optimizer"]["lr"])
 
 
+@pytest.mark.slow
 def test_a_checkpoint_loads_in_a_process_that_knows_nothing_of_the_run(finished, tmp_path):
     code = (
         "import sys, crystalline\n"

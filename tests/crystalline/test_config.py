@@ -22,6 +22,9 @@ FILES = sorted(CONF_DIR.rglob("*.yaml"))
 ROOTS = [path.stem for path in FILES if path.parent == CONF_DIR]
 OTHER_ROOTS = {"suite": "benchmark", "topics": "intervene"}
 """Groups of commands that do not train."""
+BUILT = ("model", "experiment", "quantizer", "objective", "optimizer", "trainer", "callbacks",
+         "logger")  # fmt: skip
+"""Groups whose every choice another test here composes."""
 PARTS = {"quantizer": "quantizer@model.quantizer", "tokenizer": "tokenizer@data.tokenizer"}
 
 
@@ -132,6 +135,8 @@ def test_every_file_can_be_reached(path: Path):
     if group.startswith("hydra"):
         texts = [other.read_text() for other in FILES if other != path]
         assert any(re.search(rf"\b{path.stem}\b", text) for text in texts)
+        return
+    if group in BUILT:
         return
     root = OTHER_ROOTS.get(group, "config")
     config = composed(f"{PARTS.get(group, group)}={name}", root=root)

@@ -84,7 +84,8 @@ def test_the_command_prints_overrides_that_cost_what_it_says(tmp_path, capfd):
 
 @pytest.mark.slow
 def test_a_model_of_bytes_is_matched_too(tmp_path, capfd):
-    run = command("match", tmp_path, "model=abstractinator", "data=lovecraft", "baseline.num_layers=1")
+    model = ("model=abstractinator", "data=lovecraft", "baseline.num_layers=1")
+    run = command("match", tmp_path, *model)
     assert run.status == 0, capfd.readouterr().err
 
 

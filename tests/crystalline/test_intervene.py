@@ -55,6 +55,7 @@ def test_a_position_of_a_pyramid_covers_several_tokens(text_run, capfd):
     assert f"positions: {UPPER} has not finished a position" in capfd.readouterr().err
 
 
+@pytest.mark.slow
 def test_patching_every_site_of_a_text_with_itself_changes_nothing(text_run):
     same = ("prompt=one text", "source=one text")
     status, found = intervene(text_run, *same, do="patch")
@@ -114,6 +115,7 @@ def test_steering_counts_words_beside_base_and_control(text_run):
     assert control["code"] != 3
 
 
+@pytest.mark.slow
 def test_several_topics_find_their_codes_and_share_the_text_without_any(text_run, corpus):
     words = [word for word, _ in Counter(re.findall(r"\w+", corpus.read_text())).most_common(16)]
     topics = f"+topics={{one: [{','.join(words[:8])}], two: [{','.join(words[8:])}]}}"

@@ -69,6 +69,7 @@ def test_estimates_over_rounds_go_on_where_they_stood(corpus, tmp_path):
     assert parts.losses() == whole.losses()
 
 
+@pytest.mark.slow
 def test_neurons_are_born_and_freeze_after_a_stop_as_they_would_have(corpus, tmp_path):
     options = (
         *OPTIONS,
@@ -147,6 +148,7 @@ def test_codes_are_not_started_anew(finished, tmp_path, monkeypatch):
     assert resume(finished.last, "trainer.max_steps=5").status == 0
 
 
+@pytest.mark.slow
 def test_the_mlflow_run_goes_on(corpus, tmp_path):
     from mlflow.tracking import MlflowClient
 

@@ -1,5 +1,6 @@
 """Two processes grow the neurons that one does, from the same global batches."""
 
+import pytest
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
@@ -44,6 +45,7 @@ def one_of_two(rank: int, folder: str) -> None:
     dist.destroy_process_group()
 
 
+@pytest.mark.slow
 def test_two_processes_grow_and_freeze_the_same_neurons_as_one(tmp_path):
     mp.spawn(one_of_two, (str(tmp_path),), nprocs=2)
     ranks = [torch.load(tmp_path / f"{rank}.pt") for rank in (0, 1)]
