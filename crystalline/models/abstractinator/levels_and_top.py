@@ -77,7 +77,7 @@ class LevelsAndTop(LanguageModel):
         topmost: Symbols | None,
         costs: list[Costs],
     ) -> dict[str, Float[Tensor, ""]]:
-        """Auxiliary losses of a training pass: how well the top names the next code.
+        """Auxiliary losses of a training pass: how well the top foretells the next segment.
 
         Args:
             climbs: The way up.
@@ -85,9 +85,15 @@ class LevelsAndTop(LanguageModel):
             topmost: The symbols it says it after.
             costs: Of codes that expanders foretold on the way down.
         """
-        if self.top.code_head is None:
-            return {}
-        return {"top_lm": mean_where(*top_costs(self.top, self.levels[-1], said, topmost))}
+        losses = {}
+        if self.top.code_head is not None:
+            costs = top_costs(self.top, self.levels[-1], said, topmost)
+            losses["top_lm"] = mean_where(*costs)
+        if self.top.vector_head is not None:
+            assert said is not None
+            assert topmost is not None
+            losses["top_regression"] = self.top.regression(said, topmost)
+        return losses
 
     def read(self, tokens: Tensor, cache: PyramidCache | None) -> Symbols:
         """Tokens as symbols of the first level."""

@@ -65,6 +65,7 @@ class AbstractinatorPyramid(LevelsAndTop):
         commitment_cost: Weight of the commitment loss.
         lambda_entropy: Weight of the entropy models' loss.
         lambda_top_lm: Weight of the top's loss on codes; 0: it foretells no codes.
+        lambda_top_regression: Weight of the top's squared error on vectors; 0: it foretells none.
         lambda_expansion: Weight of the upper expanders' loss on codes; 0: they foretell none.
         lambda_content: Weight of the loss of `ContentHead`; 0: segments are not asked.
         dropout: On embeddings and on what blocks write.
@@ -96,6 +97,7 @@ class AbstractinatorPyramid(LevelsAndTop):
         commitment_cost: float = 0.25,
         lambda_entropy: float = 1.0,
         lambda_top_lm: float = 0.1,
+        lambda_top_regression: float = 0.0,
         lambda_expansion: float = 0.1,
         lambda_content: float = 0.1,
         dropout: float = 0.0,
@@ -121,12 +123,14 @@ class AbstractinatorPyramid(LevelsAndTop):
             length = levels[-1].max_segments + 1
             shape = levels[-1].compressor.book_shape
         over = CodeSequenceTransformer(
-            top, d_model, length, shape if lambda_top_lm > 0 else None, attention, dropout
-        )
+            top, d_model, length, shape if lambda_top_lm > 0 else None,
+            lambda_top_regression > 0, attention, dropout,
+        )  # fmt: skip
         super().__init__(vocab_size, context_length, Parts(levels), over, mode, document_end)
         self.commitment_cost = commitment_cost
         self.lambda_entropy = lambda_entropy
         self.lambda_top_lm = lambda_top_lm
+        self.lambda_top_regression = lambda_top_regression
         self.lambda_expansion = lambda_expansion
         self.lambda_content = lambda_content
         init_stacks(self)
@@ -169,6 +173,7 @@ class AbstractinatorPyramid(LevelsAndTop):
             "codebook": 1.0,
             "commitment": self.commitment_cost,
             "top_lm": self.lambda_top_lm,
+            "top_regression": self.lambda_top_regression,
             "expansion": self.lambda_expansion,
             "content": self.lambda_content,
             "reconstruction": 1.0,

@@ -7,8 +7,9 @@ from torch import Tensor, nn
 
 from crystalline.layers.attention_form import AttentionForm
 from crystalline.layers.position_cache import PositionCache
+from crystalline.layers.precision import at_least_fp32
 from crystalline.models.abstractinator.blocks import Stack
-from crystalline.models.abstractinator.code_head import BookShape, CodeHead
+from crystalline.models.abstractinator.code_head import BookShape, CodeHead, mean_where
 from crystalline.models.abstractinator.options import TopOptions
 from crystalline.models.abstractinator.symbols import Sight, Symbols, VectorInput
 
@@ -21,6 +22,7 @@ class CodeSequenceTransformer(nn.Module):
         d_input: Width of the vectors, and of what it says.
         length: Symbols that there may be.
         book: Shape of the codes that it foretells; None: it foretells none.
+        regresses: Whether it foretells vectors as well.
         attention: Form and backend.
         dropout: On its input and on what blocks write.
     """
@@ -31,6 +33,7 @@ class CodeSequenceTransformer(nn.Module):
         d_input: int,
         length: int,
         book: BookShape | None,
+        regresses: bool,
         attention: AttentionForm,
         dropout: float,
     ) -> None:
@@ -44,6 +47,7 @@ class CodeSequenceTransformer(nn.Module):
         self.norm = nn.LayerNorm(d_model, bias=False)
         self.out = nn.Linear(d_model, d_input, bias=False)
         self.code_head = None if book is None else CodeHead(d_input, book)
+        self.vector_head = nn.Linear(d_input, d_input) if regresses else None
 
     def forward(
         self, symbols: Symbols, sight: Sight, caches: list[PositionCache] | None = None
@@ -51,3 +55,16 @@ class CodeSequenceTransformer(nn.Module):
         """What is to be said of the segment after each symbol."""
         x = self.dropout(self.input(symbols))
         return self.out(self.norm(self.stack(x, sight.past(None), sight.positions, caches)))
+
+    def regression(
+        self, said: Float[Tensor, "batch pos d_input"], symbols: Symbols
+    ) -> Float[Tensor, ""]:
+        """Squared error of the next segment's vector, the mean over channels and segments.
+
+        No gradient reaches the vectors that are foretold: they would shrink to be easy.
+        """
+        assert self.vector_head is not None
+        assert symbols.vectors is not None
+        foretold = at_least_fp32(self.vector_head(said[:, :-1]))
+        error = (foretold - symbols.vectors[:, 1:].detach()).square().mean(-1)
+        return mean_where(error, symbols.real[:, 1:])

@@ -26,6 +26,7 @@ class TopOverLevels(LevelsAndTop):
         top: Sizes of the new top.
         attention: Of the new top: form and backend.
         lambda_top_lm: Weight of the top's loss on codes; 0: it foretells no codes.
+        lambda_top_regression: Weight of the top's squared error on vectors; 0: it foretells none.
         dropout: On the top's input and on what its blocks write.
 
     Raises:
@@ -41,6 +42,7 @@ class TopOverLevels(LevelsAndTop):
         top: TopOptions,
         attention: AttentionForm,
         lambda_top_lm: float = 1.0,
+        lambda_top_regression: float = 0.0,
         dropout: float = 0.0,
     ) -> None:
         if not isinstance(base, LevelsAndTop):
@@ -60,16 +62,18 @@ class TopOverLevels(LevelsAndTop):
         highest = base.levels[-1].compressor
         shape = highest.book_shape if lambda_top_lm > 0 else None
         new = CodeSequenceTransformer(
-            top, highest.d_model, base.top.stack.length, shape, attention, dropout
-        )
+            top, highest.d_model, base.top.stack.length, shape, lambda_top_regression > 0,
+            attention, dropout,
+        )  # fmt: skip
         init_stacks(new)
         super().__init__(vocab_size, context_length, base.levels, new, base.mode, base.document_end)
         self.lambda_top_lm = lambda_top_lm
+        self.lambda_top_regression = lambda_top_regression
         for level in self.levels:
             level.freeze()
 
     def loss_weights(self, progress: float) -> dict[str, float]:
-        return {"top_lm": self.lambda_top_lm}
+        return {"top_lm": self.lambda_top_lm, "top_regression": self.lambda_top_regression}
 
     def codebooks(self) -> dict[str, Any]:
         """None: codes of the base are a part of what is frozen."""

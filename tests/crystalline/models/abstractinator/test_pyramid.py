@@ -22,7 +22,12 @@ BUILDS = {
     "latent_flex": {"attention": {"form": "latent", "backend": "flex"}, "document_end": 3},
     "early_cut": {"segmentation": {"shift": 0, "delta_bits": 0.01, "max_length": 4}},
     "residual": {"quantizer": partial(ResidualQuantizer, codebook_size=16, num_codebooks=3)},
-    "continuous": {"quantize": False, "entropy": {"head": "gaussian"}, "document_end": 0},
+    "continuous": {
+        "quantize": False,
+        "entropy": {"head": "gaussian"},
+        "document_end": 0,
+        "lambda_top_regression": 0.5,
+    },
     "fixed": {"segmentation": {"rule": "fixed", "max_length": 3, "min_mean_length": 3}},
     "crowded": {
         "segmentation": {"rule": "fixed", "max_length": 1, "min_mean_length": 3},
@@ -150,6 +155,26 @@ def test_codes_learn_by_their_own_loss_and_heads_do_not_move_them():
         loss.backward(retain_graph=True)
         moved = [p.grad is not None and bool(p.grad.abs().sum() > 0) for p in codes]
         assert moved == [name == "codebook"] * 2, name
+
+
+def test_the_top_regresses_the_next_vector_which_does_not_come_to_meet_it():
+    model = pyramid(num_levels=1, quantize=False, lambda_top_regression=1.0)
+    _, topmost = model.climb(model.read(TOKENS, None), {}, None)
+    said = model.speak(topmost, None)
+    foretold = model.top.vector_head(said)
+    errors = [
+        (foretold[row, at - 1] - topmost.vectors[row, at]).square().mean()
+        for row, at in topmost.real.nonzero().tolist()
+        if at > 0
+    ]
+    loss = model(TOKENS).losses["top_regression"]
+    torch.testing.assert_close(loss, torch.stack(errors).mean())
+    vectors = torch.autograd.grad(
+        model.top.regression(said.detach(), topmost), topmost.vectors, allow_unused=True
+    )
+    assert vectors == (None,)
+    assert model.loss_weights(0.0)["top_regression"] == 1.0
+    assert "top_regression" not in pyramid(num_levels=1)(TOKENS).losses
 
 
 def test_a_document_is_read_as_if_it_stood_alone():

@@ -175,3 +175,10 @@ CODES = {"mode": "discrete"}
 def test_bases_that_do_not_fit_are_named(build, said):
     with pytest.raises(ValueError, match=said):
         build()
+
+
+def test_a_top_over_continuous_levels_learns_by_regression():
+    base = pyramid(quantize=False, entropy={"head": "gaussian"})
+    losses = learn(over(base, lambda_top_lm=0.0, lambda_top_regression=1.0), 5)
+    assert list(losses[0]) == ["top_regression"]
+    assert losses[-1]["top_regression"] < losses[0]["top_regression"]
