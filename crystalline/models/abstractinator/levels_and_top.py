@@ -85,10 +85,9 @@ class LevelsAndTop(LanguageModel):
             topmost: The symbols it says it after.
             costs: Of codes that expanders foretold on the way down.
         """
-        losses = {}
+        losses: dict[str, Tensor] = {}
         if self.top.code_head is not None:
-            costs = top_costs(self.top, self.levels[-1], said, topmost)
-            losses["top_lm"] = mean_where(*costs)
+            losses["top_lm"] = mean_where(*top_costs(self.top, self.levels[-1], said, topmost))
         if self.top.vector_head is not None:
             assert said is not None
             assert topmost is not None
