@@ -47,6 +47,7 @@ def test_a_run_leaves_its_record_a_picture_and_a_film(whole):
     assert (whole.folder / "growth.gif").read_bytes().startswith(b"GIF89a")
 
 
+@pytest.mark.slow
 def test_an_interrupted_run_has_its_record_and_the_resumed_one_goes_on(
     corpus, tmp_path, whole, monkeypatch
 ):

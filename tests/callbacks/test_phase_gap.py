@@ -35,6 +35,7 @@ def test_a_random_phase_does_not(corpus, tmp_path):
     assert abs(float(moving.column("phase_gap")[-1])) < 0.03
 
 
+@pytest.mark.slow
 def test_the_summary_says_what_each_part_is_worth(aligned):
     summary = aligned.summary
     assert summary["ablation/mlp"] > 0.1
@@ -42,6 +43,7 @@ def test_the_summary_says_what_each_part_is_worth(aligned):
     assert "ablation/attention" not in summary  # there is none
 
 
+@pytest.mark.slow
 def test_chosen_rounds_become_lines_of_a_page(aligned):
     first, last = moments(aligned.folder, aligned.summary, [80, 160])
     losses = [float(row["loss/prediction"]) for row in aligned.rows if int(row["step"]) <= 80]

@@ -62,7 +62,10 @@ def test_every_command_composes(name):
     assert composed(root=name).hydra.job.chdir is False
 
 
-@pytest.mark.parametrize("name", options("model"))
+MODELS = [name for name in options("model") if "/" not in name]  # the others: tests of the family
+
+
+@pytest.mark.parametrize("name", often(options("model"), *MODELS))
 def test_every_model_builds(name):
     config = composed(f"model={name}")
     model = model_of(config)
@@ -70,7 +73,10 @@ def test_every_model_builds(name):
     assert model.context_length == config.model.context_length == config.data.seq_len
 
 
-@pytest.mark.parametrize("name", options("experiment"))
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(n, marks=[pytest.mark.slow] * ("_512" in n)) for n in options("experiment")],
+)
 def test_every_experiment_builds(name):
     config = composed(f"experiment={name}")
     model = model_of(config)

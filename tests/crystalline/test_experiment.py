@@ -131,7 +131,19 @@ ERRORS = [
 ]
 
 
-@pytest.mark.parametrize(("wrong", "line"), ERRORS, ids=[" ".join(wrong) for wrong, _ in ERRORS])
+SELDOM = ("experiment=none_such", "trainer.max_step=3", "model.placement=behind", "data.batch_size=0",
+          "model.quantizer.estimator=gumbel", "objective.accumulate=0", "data.windows=sorted",
+          "objective.schedule.warmup=3", "trainer.max_steps=null")  # fmt: skip
+"""Errors of a kind that others here stand for: by hand."""
+
+
+@pytest.mark.parametrize(
+    ("wrong", "line"),
+    [
+        pytest.param(*each, marks=[pytest.mark.slow] * (each[0][0] in SELDOM), id=" ".join(each[0]))
+        for each in ERRORS
+    ],
+)
 def test_what_a_user_gets_wrong_is_one_line_with_status_one(
     corpus, tmp_path, capfd, monkeypatch, wrong, line
 ):

@@ -123,11 +123,11 @@ def test_more_rounds_may_be_asked_for_and_the_run_keeps_its_folder_and_origin(co
     ("override", "key"),
     [
         ("seed=3", "seed"),
-        ("model.dropout=0.5", "model.dropout"),
         ("model=transformer", "model"),
-        ("data.batch_size=8", "data.batch_size"),
         ("optimizer.lr=1", "optimizer.lr"),
-        ("objective=single", "objective"),
+        pytest.param("model.dropout=0.5", "model.dropout", marks=pytest.mark.slow),
+        pytest.param("data.batch_size=8", "data.batch_size", marks=pytest.mark.slow),
+        pytest.param("objective=single", "objective", marks=pytest.mark.slow),
         ("~callbacks.progress", "callbacks.progress"),
     ],
 )

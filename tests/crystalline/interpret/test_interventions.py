@@ -89,7 +89,9 @@ def test_deactivation_keeps_k_indices_and_never_takes_the_banned_codes(model):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize("positions", [None, torch.tensor([2, 5])])
+@pytest.mark.parametrize(
+    "positions", [pytest.param(None, marks=pytest.mark.slow), torch.tensor([2, 5])]
+)
 def test_edits_reach_cached_positions(model, positions):
     edits = merge(
         *({site.name: activate(site, 3, (0,), positions)} for site in find_sites(model).values())
