@@ -62,7 +62,7 @@ def test_every_command_composes(name):
     assert composed(root=name).hydra.job.chdir is False
 
 
-MODELS = [name for name in options("model") if "/" not in name]  # the others: tests of the family
+MODELS = [name for name in options("model") if not name.startswith("crystal/")]
 
 
 @pytest.mark.parametrize("name", often(options("model"), *MODELS))
@@ -73,10 +73,10 @@ def test_every_model_builds(name):
     assert model.context_length == config.model.context_length == config.data.seq_len
 
 
-@pytest.mark.parametrize(
-    "name",
-    [pytest.param(n, marks=[pytest.mark.slow] * ("_512" in n)) for n in options("experiment")],
-)
+EXPERIMENTS = [name for name in options("experiment") if not name.endswith("_512")]
+
+
+@pytest.mark.parametrize("name", often(options("experiment"), *EXPERIMENTS))
 def test_every_experiment_builds(name):
     config = composed(f"experiment={name}")
     model = model_of(config)

@@ -131,9 +131,17 @@ ERRORS = [
 ]
 
 
-SELDOM = ("experiment=none_such", "trainer.max_step=3", "model.placement=behind", "data.batch_size=0",
-          "model.quantizer.estimator=gumbel", "objective.accumulate=0", "data.windows=sorted",
-          "objective.schedule.warmup=3", "trainer.max_steps=null")  # fmt: skip
+SELDOM = (
+    "experiment=none_such",
+    "trainer.max_step=3",
+    "model.placement=behind",
+    "data.batch_size=0",
+    "model.quantizer.estimator=gumbel",
+    "objective.accumulate=0",
+    "data.windows=sorted",
+    "objective.schedule.warmup=3",
+    "trainer.max_steps=null",
+)
 """Errors of a kind that others here stand for: by hand."""
 
 
