@@ -20,6 +20,7 @@ from crystalline.quantizers.codebook import Codebook, QuantizerOutput, Update
 from crystalline.quantizers.coding import residual_coding
 from crystalline.quantizers.estimators import ESTIMATORS, Estimator
 from crystalline.quantizers.search import nearest
+from crystalline.ramp import ramp
 
 
 class ResidualQuantizer(Codebook):
@@ -158,7 +159,7 @@ class ResidualQuantizer(Codebook):
 
     def begin_round(self, progress: float) -> None:
         if self.warmup:
-            self.rounding.fill_(min(1.0, progress / self.warmup))
+            self.rounding.fill_(ramp(progress, 0.0, self.warmup))
 
     def project(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
         target = x if self.project_in is None else self.project_in(x)

@@ -18,6 +18,7 @@ from crystalline.layers.mlp import MLP
 from crystalline.layers.parts import Parts
 from crystalline.models.crystalline.sites import PLACES, Build, Selection, Sites, builder
 from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck, Trace, mean_losses
+from crystalline.ramp import ramp
 
 WARMUP = (0.05, 0.2)
 """Shares of training between which the weight of the compression loss grows from 0."""
@@ -182,8 +183,7 @@ class Crystalline(LanguageModel):
     def loss_weights(self, progress: float) -> dict[str, float]:
         if self.mode == "source":
             return self.weights
-        start, end = WARMUP
-        grown = min(1.0, max(0.0, (progress - start) / (end - start)))
+        grown = ramp(progress, *WARMUP)
         return self.weights | {"compression": self.weights["compression"] * grown}
 
     def temperatures(self) -> dict[str, Tensor]:

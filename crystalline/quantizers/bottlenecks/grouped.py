@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from crystalline.contract import Codes, Edits
 from crystalline.layers.parts import Parts
 from crystalline.quantizers.bottlenecks import BottleneckOutput
+from crystalline.ramp import ramp
 
 GATE = math.log(9)
 """What a gate starts at: sigmoid(ln 9) = 0.9."""
@@ -101,7 +102,7 @@ class GroupedBottleneck(nn.Module):
         """Follow the schedules of the temperature and of the codes' share."""
         self.temperature.begin_round(progress)
         if self.warmup:
-            self.share.fill_(min(1.0, progress / self.warmup))
+            self.share.fill_(ramp(progress, 0.0, self.warmup))
 
     def forward(
         self,

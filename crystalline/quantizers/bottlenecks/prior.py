@@ -8,10 +8,10 @@ import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
+from crystalline.ramp import ramp
+
 RAREST = 1e-2
 """Of an even share: rarer codes are held back no further, or none could return."""
-
-
 WHOLE = 0.9
 """Share of training after which a prior that grows is whole: the rest settles."""
 
@@ -71,8 +71,7 @@ class UsagePrior(nn.Module):
     def begin_round(self, progress: float) -> None:
         """Grow to what counts when a share `progress` of training is done."""
         if self.start:
-            grown = (progress - self.start) / (WHOLE - self.start)
-            self.strength.fill_(min(1.0, max(0.0, grown)))
+            self.strength.fill_(ramp(progress, self.start, WHOLE))
 
     def end_round(self, counts: Int[Tensor, " codebook_size"]) -> None:
         """Follow the round's choices; a round without any changes nothing."""
