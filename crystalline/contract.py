@@ -130,6 +130,20 @@ class ModelOutput:
 
 
 @dataclass(frozen=True)
+class Reconstruction:
+    """A text spoken from the codes of its own positions."""
+
+    output: ModelOutput
+    """As of `forward` with codes, but what scores a token is told the code of its own position."""
+    code_nats: Float[Tensor, " batch"]
+    """What the codes of all sites cost, each foretold from what is above it and those before.
+
+    In the order in which they are told, a position's code before its tokens, every term knows the
+    past alone: with the tokens' cost their sum bounds -ln p(text), a two-part description.
+    """
+
+
+@dataclass(frozen=True)
 class Renewal:
     """Rows of some parameters that are born or stilled: optimizers have to follow."""
 
@@ -197,8 +211,8 @@ class LanguageModel(nn.Module, ABC):
 
         return Description(self)
 
-    def reconstruct(self, tokens: Int[Tensor, "batch pos"]) -> ModelOutput | None:
-        """As `forward` with codes, but what scores a token is told the code of its own position.
+    def reconstruct(self, tokens: Int[Tensor, "batch pos"]) -> Reconstruction | None:
+        """What codes give back of `tokens`, and what both cost.
 
         None for models that speak from no code of what they are about to say: the default.
         """

@@ -1,4 +1,4 @@
-"""How much of a text its codes give back, by the length of the positions that hold it."""
+"""How much of a text its codes give back, and what both cost."""
 
 from __future__ import annotations
 
@@ -30,33 +30,53 @@ class Reconstructed:
     """Share of positions whose tokens are all the likeliest ones."""
 
 
-def reconstruction(
-    model: LanguageModel, batches: Iterable[tuple[Tensor, Tensor]]
-) -> list[Reconstructed]:
-    """Teacher-forced reconstruction from the codes of the first site, the finest one.
+@dataclass(frozen=True)
+class FromCodes:
+    """What codes say of a text."""
+
+    rows: list[Reconstructed]
+    """By the codes of the first site, the finest one: all lengths together, then each that occurs.
 
     Left out are a window's first position, whose first token nothing foretells, what no position
     has finished, and positions with a token that is not scored.
+    """
+    token_nats: float
+    """What all tokens but a window's first cost in sum, told the codes of their positions."""
+    code_nats: float
+    """What the codes of all sites cost in sum: with the tokens a two-part description."""
+
+
+def reconstruction(
+    model: LanguageModel, batches: Iterable[tuple[Tensor, Tensor]]
+) -> FromCodes | None:
+    """Teacher-forced reconstruction, and the length of a two-part description.
 
     Args:
         model: Its mode is the same afterwards.
         batches: Tokens and targets (-100: not scored), int64 (batch, pos), on the model's device.
+            What stands behind a row's last target costs codes.
 
     Returns:
-        All lengths together, then each length that occurs; nothing for a model that reconstructs
-        nothing.
+        None for a model that reconstructs nothing.
     """
     found: list[Float[Tensor, "positions 4"]] = []
+    token_nats = code_nats = 0.0
     with evaluating(model):
         for tokens, targets in batches:
-            output = model.reconstruct(tokens)
-            if output is None:
-                return []
+            spoken = model.reconstruct(tokens)
+            if spoken is None:
+                return None
+            output = spoken.output
             nats = output.cross_entropy(targets).nats[:, :-1]
             right = output.logits[:, :-1].argmax(-1) == targets[:, :-1]
             codes = next(iter(output.codes.values()))
+            token_nats += float(nats.double().sum())
+            code_nats += float(spoken.code_nats.double().sum())
             found.append(_by_position(codes, nats, right, targets[:, :-1] != IGNORED))
-    rows = torch.cat(found) if found else torch.zeros(0, 4, dtype=torch.float64)
+    return FromCodes(_by_length(torch.cat(found)), token_nats, code_nats)
+
+
+def _by_length(rows: Float[Tensor, "positions 4"]) -> list[Reconstructed]:
     if not len(rows):
         return []
     lengths = rows[:, 0].long()

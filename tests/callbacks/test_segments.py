@@ -78,6 +78,8 @@ def test_what_codes_give_back_is_there_by_the_length_of_segments(run):
     assert every["positions"] == sum(row["positions"] for row in rows) > 0
     assert max(row["length"] for row in rows) <= 4  # no segment is longer
     assert run.summary["reconstruction/accuracy"] == every["accuracy"]
+    tokens, codes = (run.summary[f"two_part/{part}_bpb"] for part in ("token", "code"))
+    assert run.summary["two_part/bpb"] == tokens + codes > 8  # hardly trained: a byte alone says 8
 
 
 def test_figures_are_in_the_summary_and_in_the_run_folder(run):

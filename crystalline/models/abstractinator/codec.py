@@ -7,7 +7,6 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crystalline.contract import Choice, Codes
-from crystalline.models.abstractinator.descent import token_costs, top_costs
 from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.symbols import Sight
 
@@ -34,15 +33,10 @@ def code_length(
         ValueError: In mode latent_conditioning, which speaks from no code of its own.
     """
     _needs_codes(model)
-    climbs, topmost = model.climb(model.read(tokens, None), {}, None)
-    said = model.speak(topmost, None)
-    hidden, costs = model.descend(climbs, said, topmost, own=True)
-    costs.append(top_costs(model.top, model.levels[-1], said, topmost))
-    spent = token_costs(hidden, model.head, climbs[0].symbols)
-    return {
-        "tokens": (spent.nats * spent.real).sum(1),
-        "codes": torch.stack([(cost.nats * cost.real).sum(1) for cost in costs]).sum(0),
-    }
+    spoken = model.reconstruct(tokens)
+    assert spoken is not None
+    nats = spoken.output.cross_entropy(tokens.roll(-1, 1)).nats[:, :-1]
+    return {"tokens": nats.sum(1), "codes": spoken.code_nats}
 
 
 @torch.no_grad()

@@ -9,7 +9,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crystalline.compression.description import Description
-from crystalline.contract import Edits, LanguageModel, ModelOutput
+from crystalline.contract import Edits, LanguageModel, ModelOutput, Reconstruction
 from crystalline.layers.parts import Parts
 from crystalline.layers.position_cache import PositionCache
 from crystalline.models.abstractinator.blocks import Block
@@ -164,12 +164,16 @@ class LevelsAndTop(LanguageModel):
 
         return TwoPart(self) if self.mode == "discrete" else super().description()
 
-    def reconstruct(self, tokens: Int[Tensor, "batch pos"]) -> ModelOutput | None:
+    def reconstruct(self, tokens: Int[Tensor, "batch pos"]) -> Reconstruction | None:
         if self.mode != "discrete":
             return None
         climbs, topmost = self.climb(self.read(tokens, None), {}, None)
-        hidden, _ = self.descend(climbs, self.speak(topmost, None), topmost, own=True)
-        return ModelOutput(hidden, {}, codes_of(self.levels, climbs), self.head)
+        said = self.speak(topmost, None)
+        hidden, costs = self.descend(climbs, said, topmost, own=True)
+        costs.append(top_costs(self.top, self.levels[-1], said, topmost))
+        nats = torch.stack([(cost.nats * cost.real).sum(1) for cost in costs]).sum(0)
+        output = ModelOutput(hidden, {}, codes_of(self.levels, climbs), self.head)
+        return Reconstruction(output, nats)
 
     def alike_parts(self) -> list[nn.Module]:
         return [part for part in self.modules() if isinstance(part, Block)]

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from crystalline.contract import Codes, LanguageModel, ModelOutput
+from crystalline.contract import Codes, LanguageModel, ModelOutput, Reconstruction
 from crystalline.metrics.reconstruction import reconstruction
 
 TOKENS = torch.tensor([[0, 1, 2, 3, 1, 2, 3, 3], [1, 1, 2, 2, 0, 3, 0, 2]])
@@ -27,12 +27,12 @@ class Tells(LanguageModel):
     def init_cache(self, batch_size: int) -> None:
         return None
 
-    def reconstruct(self, tokens) -> ModelOutput:
+    def reconstruct(self, tokens) -> Reconstruction:
         said = torch.where(tokens == 2, 3, tokens).roll(-1, 1)
         logits = torch.full((*tokens.shape, 4), 1 / 6).log()
         logits.scatter_(-1, said[..., None], math.log(0.5))
         codes = Codes(torch.zeros(2, 4, 1, dtype=torch.long), 5, mask=MASK, ends=ENDS)
-        return ModelOutput(logits, codes={"site": codes})
+        return Reconstruction(ModelOutput(logits, codes={"site": codes}), torch.tensor([1.5, 2.0]))
 
 
 class Silent(Tells):
@@ -47,7 +47,8 @@ def shifted(tokens):
 
 
 def test_positions_are_counted_by_their_length():
-    rows = reconstruction(Tells(), [(TOKENS, shifted(TOKENS))])
+    found = reconstruction(Tells(), [(TOKENS, shifted(TOKENS))])
+    rows = found.rows
     assert [(row.length, row.positions) for row in rows] == [(0, 4), (1, 1), (3, 3)]
     # Length 1: [2]. Length 3: [3 1 2], [1 2 2] and [0 3 0].
     assert [row.accuracy for row in rows] == pytest.approx([6 / 10, 0, 6 / 9])
@@ -55,14 +56,17 @@ def test_positions_are_counted_by_their_length():
     missed = math.log(6)
     assert rows[1].nats == pytest.approx(missed)
     assert rows[2].nats == pytest.approx((6 * math.log(2) + 3 * missed) / 9)
+    twos = int((TOKENS[:, 1:] == 2).sum())
+    assert found.token_nats == pytest.approx(twos * missed + (14 - twos) * math.log(2))
+    assert found.code_nats == 3.5
 
 
 def test_a_position_with_a_token_that_is_not_scored_is_left_out():
     targets = shifted(TOKENS)
     targets[0, 3] = -100
-    rows = reconstruction(Tells(), [(TOKENS, targets)])
+    rows = reconstruction(Tells(), [(TOKENS, targets)]).rows
     assert [(row.length, row.positions) for row in rows] == [(0, 3), (1, 1), (3, 2)]
 
 
-def test_a_model_that_reconstructs_nothing_has_no_rows():
-    assert reconstruction(Silent(), [(TOKENS, shifted(TOKENS))]) == []
+def test_a_model_that_reconstructs_nothing_has_no_figures():
+    assert reconstruction(Silent(), [(TOKENS, shifted(TOKENS))]) is None

@@ -9,6 +9,7 @@ from crystalline.models.abstractinator.codec import (
     expand,
     generate_bytes,
 )
+from crystalline.models.abstractinator.descent import token_costs
 from tests.crystalline.models.abstractinator.building import (
     CONTEXT,
     VOCAB,
@@ -110,8 +111,9 @@ def test_no_text_is_written_from_codes_in_the_other_mode():
 
 def test_reconstruction_scores_every_token_by_its_own_code():
     model = shaken(mode="discrete", num_levels=1)
-    output = model.reconstruct(TOKENS)
-    nats = output.cross_entropy(TOKENS.roll(-1, 1)).nats[:, :-1].sum(1)
-    torch.testing.assert_close(nats, code_length(model, TOKENS)["tokens"])
-    assert list(output.codes) == ["levels.0.compressor.quantizer"]
+    climbs, topmost = model.climb(model.read(TOKENS, None), {}, None)
+    hidden, _ = model.descend(climbs, model.speak(topmost, None), topmost, own=True)
+    spent = token_costs(hidden, model.head, climbs[0].symbols).nats.sum(1)
+    torch.testing.assert_close(code_length(model, TOKENS)["tokens"], spent)
+    assert list(model.reconstruct(TOKENS).output.codes) == ["levels.0.compressor.quantizer"]
     assert shaken(num_levels=1).reconstruct(TOKENS) is None
