@@ -55,6 +55,8 @@ class Sites:
     """Layers that have these priors; None for all."""
     prior_start: float = 0.0
     """Share of training from which on these priors grow; see `Prior`."""
+    prior_share: float = 1.0
+    """Of a book's choices: a code that has it is favoured over none that has more."""
     warmup: float = 0.0
     """Share of training over which codes fade in, beside what they stand for."""
     gate: str = "none"
@@ -68,14 +70,17 @@ class Sites:
                     f"sites.{name} must be among {', '.join(PLACES)}, got {unknown[0]!r}"
                 )
         for weight in self.prior_weight.values():
-            Prior(weight, self.prior_start)
+            self._prior(weight)
         if self.gate not in GATES:
             raise ValueError(f"sites.gate must be {' or '.join(GATES)}, got {self.gate!r}")
 
     def prior(self, place: str) -> Prior | None:
         """Of a place, where it has one."""
         weight = self.prior_weight.get(place, 0.0)
-        return Prior(weight, self.prior_start) if weight else None
+        return self._prior(weight) if weight else None
+
+    def _prior(self, weight: float) -> Prior:
+        return Prior(weight, self.prior_start, self.prior_share)
 
     def at(self, layer: int) -> Sites:
         """What stands in one layer."""

@@ -96,7 +96,14 @@ def test_a_prior_with_a_start_grows_from_there_and_is_saved_as_far_as_it_is():
     assert torch.equal(other.bias(), book.bias())
 
 
-@pytest.mark.parametrize("wrong", [{"weight": -0.1}, {"weight": 0.1, "start": 0.9}])
-def test_a_wrong_value_is_named(wrong):
-    with pytest.raises(ValueError, match="prior_start" if "start" in wrong else "prior_weight"):
-        Prior(**wrong)
+def test_codes_that_have_a_share_are_favoured_alike():
+    prior = UsagePrior(4, Prior(0.5, share=0.25))
+    prior.usage.copy_(torch.tensor([0.6, 0.3, 0.08, 0.02]))
+    expected = 0.5 * torch.tensor([1.0, 1.0, 0.32, 0.08]).log()
+    torch.testing.assert_close(prior.bias(), expected)
+
+
+@pytest.mark.parametrize(("name", "value"), [("weight", -0.1), ("start", 0.9), ("share", 0.0)])
+def test_a_wrong_value_is_named(name, value):
+    with pytest.raises(ValueError, match=f"prior_{name}"):
+        Prior(**({"weight": 0.1} | {name: value}))
