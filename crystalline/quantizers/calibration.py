@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import torch
 from jaxtyping import Float, Int
@@ -13,7 +14,7 @@ from crystalline.eval_mode import evaluating
 from crystalline.quantizers.codebook import Codebook
 
 Visit = Callable[[str, Codebook, Float[Tensor, "batch pos d_model"]], None]
-"""`visit(site, book, inputs)`, called before the book quantizes `inputs`."""
+"""`visit(site, book, inputs)`, called before the book quantizes `inputs`; none is padding."""
 
 
 def visit_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], visit: Visit) -> None:
@@ -24,7 +25,7 @@ def visit_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], visi
     """
 
     def hook(site: str) -> Callable[[Codebook, tuple[Tensor, ...]], None]:
-        return lambda book, args: visit(site, book, args[0])
+        return lambda book, args: visit(site, book, _real(*args))
 
     books = {site: book for site, book in model.codebooks().items() if book.maintained}
     hooks = [book.register_forward_pre_hook(hook(site)) for site, book in books.items()]
@@ -34,6 +35,11 @@ def visit_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], visi
     finally:
         for handle in hooks:
             handle.remove()
+
+
+def _real(x: Tensor, _: Any = None, __: Any = None, real: Tensor | None = None) -> Tensor:
+    """By the arguments of `Codebook.forward`."""
+    return x if real is None else x[real][:, None]
 
 
 def init_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], seed: int) -> None:

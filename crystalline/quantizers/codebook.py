@@ -107,8 +107,33 @@ class Codebook(nn.Module, ABC):
         x: Float[Tensor, "batch pos d_input"],
         override: Edit | None = None,
         positions: Int[Tensor, " pos"] | None = None,
+        real: Bool[Tensor, "batch pos"] | None = None,
     ) -> QuantizerOutput:
-        """Replace every vector of `x` by codes; `override` edits the choice before the lookup."""
+        """Replace every vector of `x` by codes.
+
+        Args:
+            x: Vectors.
+            override: Edits the choice before the lookup.
+            positions: Of `x`, for `override`; None for 0, 1, 2, ...
+            real: False at padding, which is neither learned from nor counted, and in training
+                leaves as zeros; None: there is none.
+        """
+
+    def of_real(
+        self, x: Float[Tensor, "batch pos d_input"], real: Bool[Tensor, "batch pos"]
+    ) -> QuantizerOutput:
+        """`forward` of the real vectors alone; if none is, the first is taken for one."""
+        flat = x.flatten(0, 1)
+        rows = real.flatten().nonzero()[:, 0]
+        if not len(rows):
+            rows = rows.new_zeros(1)
+        found = self.forward(flat[rows][:, None])
+
+        def spread(values: Tensor) -> Tensor:
+            whole = values.new_zeros(len(flat), values.shape[-1])
+            return whole.index_copy(0, rows, values[:, 0]).unflatten(0, real.shape)
+
+        return QuantizerOutput(spread(found.quantized), spread(found.indices), found.losses)
 
     @abstractmethod
     def project(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:

@@ -106,7 +106,10 @@ class ResidualQuantizer(Codebook):
         x: Float[Tensor, "batch pos d_input"],
         override: Edit | None = None,
         positions: Int[Tensor, " pos"] | None = None,
+        real: Bool[Tensor, "batch pos"] | None = None,
     ) -> QuantizerOutput:
+        if real is not None and self.training and override is None:
+            return self.of_real(x, real)
         target = self._encode(x)
         with torch.autocast(x.device.type, enabled=False):
             coding = residual_coding(

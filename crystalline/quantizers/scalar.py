@@ -77,7 +77,10 @@ class ScalarQuantizer(Codebook):
         x: Float[Tensor, "batch pos d_input"],
         override: Edit | None = None,
         positions: Int[Tensor, " pos"] | None = None,
+        real: Bool[Tensor, "batch pos"] | None = None,
     ) -> QuantizerOutput:
+        if real is not None and self.training and override is None:
+            return self.of_real(x, real)
         squashed = self._encode(x)
         with torch.no_grad():
             steps = ((squashed + 1) * (self.sizes - 1) / 2).round().clamp(min=0)

@@ -70,21 +70,26 @@ class CodeHead(nn.Module):
         ).sum(0)
 
     def foretold(
-        self, h: Float[Tensor, "batch pos d_model"], books: Books, *, draw: bool = False
+        self, h: Float[Tensor, "batch pos d_model"], books: Books
     ) -> Float[Tensor, "batch pos codebook_dim"]:
-        """The next code as a vector, summed over levels: its mean, or with `draw` one by chance."""
-        state, parts = self.norm(h), []
-        for names, book in zip(self.names, books.detach(), strict=True):
-            chances = at_least_fp32(names(state)).softmax(-1)
-            best = chances.argmax(-1)
-            if draw:
-                best = torch.multinomial(chances.flatten(0, 1), 1).view_as(best)
-            chosen = F.embedding(best, book)
+        """The mean vector of the next code, summed over levels, each given the best before it."""
+        parts = []
+        for scores, book in zip(self.scores(h, books), books.detach(), strict=True):
+            chances = scores.softmax(-1)
             with torch.autocast(h.device.type, enabled=False):
-                parts.append(chosen if draw else chances @ book.to(chances.dtype))
-            if self.given is not None:
-                state = state + self.given(chosen)
+                parts.append(chances @ book.to(chances.dtype))
         return torch.stack(parts).sum(0)
+
+    def drawn(
+        self, h: Float[Tensor, "batch pos d_model"], books: Books
+    ) -> Int[Tensor, "batch pos levels"]:
+        """The next code by chance, each level given what was drawn before."""
+        codes = torch.zeros(*h.shape[:-1], len(books), dtype=torch.int64, device=h.device)
+        for level, scores in enumerate(self.scores(h, books, codes)):
+            # The scores of the next level are made from what stands here by then.
+            drawn = torch.multinomial(scores.softmax(-1).flatten(0, -2), 1)
+            codes[..., level] = drawn.view(codes.shape[:-1])
+        return codes
 
     def entropy(
         self, h: Float[Tensor, "batch pos d_model"], books: Books

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from crystalline.contract import Choice, Codes
 from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
-from crystalline.models.abstractinator.symbols import Sight
+from crystalline.models.abstractinator.symbols import Sight, Symbols
 
 
 @torch.no_grad()
@@ -41,9 +41,11 @@ def code_length(
 
 @torch.no_grad()
 def expand(
-    model: LevelsAndTop, codes: Int[Tensor, "segment levels"], first: int
+    model: LevelsAndTop,
+    codes: Int[Tensor, "segment levels"],
+    prompt: Int[Tensor, " given"],
 ) -> Int[Tensor, " pos"]:
-    """The likeliest tokens, one by one, of segments whose codes are given.
+    """`prompt` and the likeliest tokens, one by one, of segments whose codes are given.
 
     The model cuts what it writes as it would cut what it reads, so nothing but the codes of its
     first level and the very first token has to be stored. What comes back is the text if every
@@ -51,8 +53,8 @@ def expand(
 
     Args:
         model: In mode discrete; put into evaluation by the caller.
-        codes: Of one text, in the order of its segments.
-        first: The text's first token.
+        codes: Of one text, in the order of its segments; those of the prompt come first.
+        prompt: At least the text's first token.
 
     Raises:
         ValueError: In mode latent_conditioning, which speaks from no code of its own.
@@ -69,20 +71,62 @@ def expand(
     def told(choice: Choice) -> Tensor:
         return codes[choice.positions.clamp(max=count - 1)][None]
 
-    token = torch.full((1, 1), first, device=codes.device)
-    written = [token]
+    tokens = prompt[None]
     while True:
+        token = tokens[:, cache.position, None]
         symbols = model.read(token, cache)
         sight = Sight(symbols, model.document_end is not None, part.symbols)
         segments = level.compressor(symbols, sight, None, part, told)
         if int(part.segmenter.finished) >= count or cache.position + 1 >= model.context_length:
-            return torch.cat(written, 1)[0]
+            return tokens[0, : cache.position + 1]
         document = part.contexts.write("document", segments.cut.aim, symbols.document)
         contexts = part.contexts.held["context"][:, : part.contexts.length]
         hidden = level.expand(symbols, sight, segments, contexts, document, part)
         cache.position += 1
-        token = (hidden @ model.head.T).argmax(-1)
-        written.append(token)
+        if cache.position == tokens.shape[1]:
+            tokens = torch.cat([tokens, (hidden @ model.head.T).argmax(-1)], 1)
+
+
+@torch.no_grad()
+def generate_codes(
+    model: LevelsAndTop, prompt: Int[Tensor, " given"], max_codes: int
+) -> Int[Tensor, "segment levels"]:
+    """The codes of the prompt's segments, and drawn ones behind them: the seed's order.
+
+    All codes come first, each drawn given those before, and `expand` writes their tokens in one
+    go; `generate_bytes` instead lets the top read what has been written. No code ends a text, so
+    it has as many as there is room for.
+
+    Args:
+        model: In mode discrete, of one level; put into evaluation by the caller.
+        prompt: At least one token. Its last segment may be open: it is given a code as well.
+        max_codes: Of the whole text, at most.
+
+    Raises:
+        ValueError: In mode latent_conditioning, and of more levels: the codes of lower ones are cut
+            by what is written.
+    """
+    _needs_codes(model)
+    if len(model.levels) > 1:
+        raise ValueError(f"codes come first on one level alone, there are {len(model.levels)}")
+    level, head, cache = model.levels[0], model.top.code_head, model.init_cache(1)
+    book = level.compressor.quantizer
+    assert book is not None
+    assert head is not None
+    climbs, above = model.climb(model.read(prompt[None], cache), {}, cache)
+    chosen = climbs[0].segments.chosen
+    assert chosen is not None
+    codes = chosen.indices[climbs[0].segments.finished]
+    while above is not None and len(codes) < min(max_codes, level.max_segments):
+        said = model.speak(above, cache)
+        assert said is not None
+        new = head.drawn(said[:, int(above.real.sum()) - 1 :][:, :1], book.codes)
+        codes = torch.cat([codes, new[0]])
+        count = new.new_full((1, 1), len(codes))
+        real = torch.ones_like(count, dtype=torch.bool)
+        vectors = book.as_output(book.lookup(new).sum(-2))
+        above = Symbols(count, real, ~real, above.document[:, -1:], count, None, vectors, new)
+    return codes[:max_codes]
 
 
 @torch.no_grad()

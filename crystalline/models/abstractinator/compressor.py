@@ -42,8 +42,6 @@ class Segments:
     """Last token that it has seen; of padding: the last one there is."""
     chosen: QuantizerOutput | None
     entropy_loss: Float[Tensor, ""] | None
-    bits: Float[Tensor, "batch pos"] | None
-    """H after each symbol."""
 
 
 class SegmentCompressor(nn.Module):
@@ -153,11 +151,8 @@ class SegmentCompressor(nn.Module):
         slots = min(length, self.segmenter.max_segments)
         numbers = cut.first[:, None] + torch.arange(slots, device=segment.device)
         finished = numbers < state.finished[:, None]
-        known = labels.amax(1, keepdim=True)
-        # Slots without a segment repeat earlier ones, so that the quantizer meets no padding.
-        wanted = numbers if cache is not None else numbers % (known + 1)
-        vectors = self.pool(hidden, segment, wanted)
-        chosen = self._quantize(vectors, cut.first, edit)
+        vectors = self.pool(hidden, segment, numbers)
+        chosen = self._quantize(vectors, finished, cut.first, edit)
         if chosen is not None:
             vectors = chosen.quantized
         inside = numbers[..., None] == segment[:, None, :]
@@ -173,16 +168,19 @@ class SegmentCompressor(nn.Module):
             torch.where(finished, seen, last),
             chosen,
             loss,
-            bits,
         )
 
     def _quantize(
-        self, vectors: Tensor, first: Int[Tensor, " batch"], edit: Edit | None
+        self,
+        vectors: Tensor,
+        finished: Bool[Tensor, "batch slot"],
+        first: Int[Tensor, " batch"],
+        edit: Edit | None,
     ) -> QuantizerOutput | None:
         if self.quantizer is None:
             return None
         if edit is None:
-            return self.quantizer(vectors)
+            return self.quantizer(vectors, None, None, finished)
         slots = torch.arange(vectors.shape[1], device=vectors.device)
         if not first.any():
             return self.quantizer(vectors, edit, slots)

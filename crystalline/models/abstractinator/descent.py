@@ -14,6 +14,7 @@ from crystalline.layers.parts import Parts
 from crystalline.layers.precision import at_least_fp32
 from crystalline.models.abstractinator.cache import LevelCache, PyramidCache
 from crystalline.models.abstractinator.climb import Climb
+from crystalline.models.abstractinator.compressor import Segments
 from crystalline.models.abstractinator.level import Abstractinator
 from crystalline.models.abstractinator.symbols import Symbols
 from crystalline.models.abstractinator.top import CodeSequenceTransformer
@@ -52,6 +53,7 @@ def descend(
             foretold of them: a reconstruction. Without a cache.
     """
     costs: list[Costs] = []
+    draw = cache is not None and cache.draw
     for index in reversed(range(len(climbs))):
         level, (symbols, sight, segments) = levels[index], climbs[index]
         contexts = said
@@ -62,11 +64,16 @@ def descend(
             book = level.compressor.quantizer
             assert head is not None
             assert book is not None
-            draw = cache is not None and cache.draw
-            contexts = book.as_output(head.foretold(said, book.codes, draw=draw))
+            if draw:
+                told = book.lookup(head.drawn(said, book.codes)).sum(-2)
+            else:
+                told = head.foretold(said, book.codes)
+            contexts = book.as_output(told)
         part = None
         if cache is not None:
             part = cache.levels[index]
+            if draw and contexts is not None and above is not None:
+                contexts = _known(contexts, above, segments)
             contexts, document = _remember(part, contexts, above)
         else:
             assert contexts is not None
@@ -88,6 +95,18 @@ def descend(
             costs.append(Costs(nats, symbols.real[:, 1:]))
     assert said is not None
     return said, costs
+
+
+def _known(
+    drawn: Float[Tensor, "batch new d_model"], above: Symbols, segments: Segments
+) -> Float[Tensor, "batch new d_model"]:
+    """What new segments are spoken from: their own codes, where they have already ended."""
+    slot = above.positions - segments.numbers[:, :1]
+    inside = (slot >= 0) & (slot < segments.numbers.shape[1])
+    slot = slot.clamp(0, segments.numbers.shape[1] - 1)
+    ended = inside & segments.finished.gather(1, slot)
+    own = segments.vectors.gather(1, slot[..., None].expand(*slot.shape, drawn.shape[-1]))
+    return torch.where(ended[..., None], own, drawn)
 
 
 def _remember(

@@ -162,10 +162,10 @@ class AbstractinatorPyramid(LevelsAndTop):
     def _reconstruction(
         self, climbs: list[Climb], said: Tensor | None, topmost: Symbols | None
     ) -> Float[Tensor, ""]:
-        """Mean nats of a symbol that is told its segment's code, summed over levels."""
+        """Mean nats of a symbol that is told its segment's code, the mean over levels."""
         hidden, costs = self.descend(climbs, said, topmost, own=True)
         costs.append(token_costs(hidden, self.head, climbs[0].symbols))
-        return torch.stack([mean_where(*cost) for cost in costs]).sum()
+        return torch.stack([mean_where(*cost) for cost in costs]).mean()
 
     def loss_weights(self, progress: float) -> dict[str, float]:
         return {

@@ -190,9 +190,23 @@ def test_only_real_segments_reach_the_quantizer():
     model = shaken(document_end=0)
     seen = {}
     visit_codebooks(model, TOKENS, lambda site, book, inputs: seen.update({site: inputs}))
-    for inputs in seen.values():
+    climbs, _ = model.climb(model.read(TOKENS, None), {}, None)
+    assert len(seen) == len(climbs)
+    for inputs, climb in zip(seen.values(), climbs, strict=True):
+        assert len(inputs) == climb.segments.finished.sum() < climb.segments.finished.numel()
         assert (inputs.abs().sum(-1) > 0).all()
     init_codebooks(model, TOKENS, seed=0)
+
+
+def test_padding_is_neither_learned_from_nor_counted():
+    model = shaken(document_end=0).train()
+    output = model(TOKENS, codes=True)
+    climbs, _ = model.eval().climb(model.read(TOKENS, None), {}, None)
+    for site, level in enumerate(model.levels):
+        segments, book = climbs[site].segments, level.compressor.quantizer
+        chosen = segments.chosen.indices[segments.finished]
+        assert torch.equal(book.round_counts[0], chosen.flatten().bincount(minlength=16))
+    assert output.losses["codebook"] > 0
 
 
 def test_an_edited_code_changes_what_is_said_from_its_segment_on_and_reaches_steps():
