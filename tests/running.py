@@ -26,6 +26,13 @@ MODELS = {
         "model.quantizer.num_codebooks=2",
         "model.quantizer.codebook_dim=8",
     ),
+    "abstractinator": (
+        "model=abstractinator",
+        "model.quantizer.codebook_size=16",
+        "model.quantizer.codebook_dim=8",
+        "model.entropy={d_model: 8, num_layers: 1, num_heads: 2}",
+        "model.top={d_model: 16, num_layers: 1, num_heads: 2}",
+    ),
 }
 SMALL = ("model.d_model=16", "model.num_heads=2", "model.context_length=16")
 QUIET = ("logger=csv", "~callbacks.bucket_dump", "~callbacks.text_samples", "trainer=cpu")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -115,19 +115,28 @@ class Codebook(nn.Module, ABC):
             x: Vectors.
             override: Edits the choice before the lookup.
             positions: Of `x`, for `override`; None for 0, 1, 2, ...
-            real: False at padding, which is neither learned from nor counted, and in training
-                leaves as zeros; None: there is none.
+            real: False at padding, which is neither learned from nor counted in training, and what
+                leaves there means nothing; None: there is none.
         """
 
-    def of_real(
-        self, x: Float[Tensor, "batch pos d_input"], real: Bool[Tensor, "batch pos"]
+    def _real_alone(
+        self,
+        code: Callable[[Float[Tensor, "batch pos codebook_dim"]], QuantizerOutput],
+        target: Float[Tensor, "batch pos codebook_dim"],
+        real: Bool[Tensor, "batch pos"] | None,
     ) -> QuantizerOutput:
-        """`forward` of the real vectors alone; if none is, the first is taken for one."""
-        flat = x.flatten(0, 1)
+        """`code(target)`, in training of its real vectors alone; if none is, of the first.
+
+        Only the choice meets another number of rows than there are: matrix products before and
+        after it round a vector alike, whatever else is real.
+        """
+        if real is None or not self.training:
+            return code(target)
+        flat = target.flatten(0, 1)
         rows = real.flatten().nonzero()[:, 0]
         if not len(rows):
             rows = rows.new_zeros(1)
-        found = self.forward(flat[rows][:, None])
+        found = code(flat[rows][:, None])
 
         def spread(values: Tensor) -> Tensor:
             whole = values.new_zeros(len(flat), values.shape[-1])

@@ -108,31 +108,42 @@ class ResidualQuantizer(Codebook):
         positions: Int[Tensor, " pos"] | None = None,
         real: Bool[Tensor, "batch pos"] | None = None,
     ) -> QuantizerOutput:
-        if real is not None and self.training and override is None:
-            return self.of_real(x, real)
-        target = self._encode(x)
+        target = self.project(x)
+        code = partial(self._code, override=override, positions=positions)
         with torch.autocast(x.device.type, enabled=False):
-            coding = residual_coding(
-                target.flatten(0, -2), self.codes, cosine=self.cosine, statistics=self.training
-            )
-            if self.training:
-                self.observe(coding)
-            indices = coding.indices.unflatten(0, x.shape[:-1])
-            quantized = coding.quantized.view_as(target)
-            losses = {"codebook": coding.codebook, "commitment": coding.commitment}
-            if override is not None:
-                if positions is None:
-                    positions = torch.arange(x.shape[1], device=x.device)
-                indices = override(Choice(indices, positions, partial(self._recode, target)))
-                quantized = self.lookup(indices).detach().sum(-2)
-            keep = self._kept_levels(target)
-            if keep is not None:
-                quantized = (self.lookup(indices).detach() * keep).sum(-2)
-            if self.training and self.warmup:
-                quantized = torch.lerp(target.detach(), quantized, self.rounding)
-                losses["commitment"] = losses["commitment"] * self.rounding
-            out = ESTIMATORS[self.estimator](target, quantized)
-        return QuantizerOutput(self.as_output(out).to(x.dtype), indices, losses)
+            coded = self._real_alone(code, target, None if override else real)
+        return QuantizerOutput(
+            self.as_output(coded.quantized).to(x.dtype), coded.indices, coded.losses
+        )
+
+    def _code(
+        self,
+        target: Float[Tensor, "batch pos codebook_dim"],
+        override: Edit | None,
+        positions: Int[Tensor, " pos"] | None,
+    ) -> QuantizerOutput:
+        """What `forward` does among the codes."""
+        target = self._standardised(target)
+        coding = residual_coding(
+            target.flatten(0, -2), self.codes, cosine=self.cosine, statistics=self.training
+        )
+        if self.training:
+            self.observe(coding)
+        indices = coding.indices.unflatten(0, target.shape[:-1])
+        quantized = coding.quantized.view_as(target)
+        losses = {"codebook": coding.codebook, "commitment": coding.commitment}
+        if override is not None:
+            if positions is None:
+                positions = torch.arange(target.shape[1], device=target.device)
+            indices = override(Choice(indices, positions, partial(self._recode, target)))
+            quantized = self.lookup(indices).detach().sum(-2)
+        keep = self._kept_levels(target)
+        if keep is not None:
+            quantized = (self.lookup(indices).detach() * keep).sum(-2)
+        if self.training and self.warmup:
+            quantized = torch.lerp(target.detach(), quantized, self.rounding)
+            losses["commitment"] = losses["commitment"] * self.rounding
+        return QuantizerOutput(ESTIMATORS[self.estimator](target, quantized), indices, losses)
 
     def as_output(self, code: Float[Tensor, "*axes codebook_dim"]) -> Float[Tensor, "*axes d"]:
         if self.standardiser is not None and self.restore:
@@ -155,7 +166,7 @@ class ResidualQuantizer(Codebook):
 
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n codebook_dim"]]]:
         with torch.no_grad():
-            points = self._encode(x).flatten(0, -2)
+            points = self._standardised(self.project(x)).flatten(0, -2)
             for level in range(self.num_codebooks):
                 yield level, points
                 points = points - self.codes[level][self.select(level, points)]
@@ -171,13 +182,13 @@ class ResidualQuantizer(Codebook):
             return target
         return F.layer_norm(target, (self.codebook_dim,))
 
-    def _encode(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:
-        target = self.project(x)
-        with torch.autocast(x.device.type, enabled=False):
-            if self.standardiser is None:
-                return target
-            standard = self.standardiser(target)
-            return standard if self.restore else target + (standard - target).detach()
+    def _standardised(
+        self, target: Float[Tensor, "*axes codebook_dim"]
+    ) -> Float[Tensor, "*axes codebook_dim"]:
+        if self.standardiser is None:
+            return target
+        standard = self.standardiser(target)
+        return standard if self.restore else target + (standard - target).detach()
 
     def _kept_levels(self, target: Tensor) -> Float[Tensor, "batch 1 levels 1"] | None:
         if not self.training or self.level_dropout == 0:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -62,15 +63,13 @@ class ScalarQuantizer(Codebook):
     def project(self, x: Tensor) -> Float[Tensor, "*axes channel"]:
         return at_least_fp32(self.project_in(x))
 
-    def _encode(self, x: Tensor) -> Float[Tensor, "*axes channel"]:
-        """Inputs near [-1, 1]: for normal ones a channel's values are equally likely."""
-        z = self.project(x)
-        with torch.autocast(x.device.type, enabled=False):
-            # The gradient skips the division, which would make it huge where inputs hardly differ.
-            z = z + (self.whitener(z) - z).detach()
-            # The error function makes a standard normal channel uniform, wide enough for the cells
-            # at the ends to be whole.
-            return torch.erf(z / math.sqrt(2)) * self.sizes / (self.sizes - 1)
+    def _squashed(self, z: Float[Tensor, "*axes channel"]) -> Float[Tensor, "*axes channel"]:
+        """Near [-1, 1]: for normal inputs a channel's values are equally likely."""
+        # The gradient skips the division, which would make it huge where inputs hardly differ.
+        z = z + (self.whitener(z) - z).detach()
+        # The error function makes a standard normal channel uniform, wide enough for the cells
+        # at the ends to be whole.
+        return torch.erf(z / math.sqrt(2)) * self.sizes / (self.sizes - 1)
 
     def forward(
         self,
@@ -79,9 +78,20 @@ class ScalarQuantizer(Codebook):
         positions: Int[Tensor, " pos"] | None = None,
         real: Bool[Tensor, "batch pos"] | None = None,
     ) -> QuantizerOutput:
-        if real is not None and self.training and override is None:
-            return self.of_real(x, real)
-        squashed = self._encode(x)
+        target = self.project(x)
+        code = partial(self._code, override=override, positions=positions)
+        with torch.autocast(x.device.type, enabled=False):
+            coded = self._real_alone(code, target, None if override else real)
+        return QuantizerOutput(self.as_output(coded.quantized).to(x.dtype), coded.indices, {})
+
+    def _code(
+        self,
+        target: Float[Tensor, "batch pos channel"],
+        override: Edit | None,
+        positions: Int[Tensor, " pos"] | None,
+    ) -> QuantizerOutput:
+        """What `forward` does among the values."""
+        squashed = self._squashed(target)
         with torch.no_grad():
             steps = ((squashed + 1) * (self.sizes - 1) / 2).round().clamp(min=0)
             steps = torch.minimum(steps, self.sizes - 1).long()
@@ -91,24 +101,23 @@ class ScalarQuantizer(Codebook):
                 self.round_counts[0].index_add_(0, flat, torch.ones_like(flat))
             if override is not None:
                 if positions is None:
-                    positions = torch.arange(x.shape[1], device=x.device)
+                    positions = torch.arange(target.shape[1], device=target.device)
 
                 def without(banned: Bool[Tensor, "1 codebook_size"]) -> Tensor:
                     points = squashed.flatten(0, -2)
                     chosen = nearest(points, self.codes[0], banned=banned[0])
-                    return chosen.view(*x.shape[:-1], 1)
+                    return chosen.view(*target.shape[:-1], 1)
 
                 indices = override(Choice(indices, positions, without))
             rounded = self.lookup(indices).sum(-2)
-        out = self.as_output(squashed + (rounded - squashed).detach())
-        return QuantizerOutput(out.to(x.dtype), indices, {})
+        return QuantizerOutput(squashed + (rounded - squashed).detach(), indices, {})
 
     def as_output(self, code: Float[Tensor, "*axes channel"]) -> Float[Tensor, "*axes d_model"]:
         return self.project_out(code)
 
     def residuals(self, x: Tensor) -> Iterator[tuple[int, Float[Tensor, "n channel"]]]:
         with torch.no_grad():
-            yield 0, self._encode(x).flatten(0, -2)
+            yield 0, self._squashed(self.project(x)).flatten(0, -2)
 
     @torch.no_grad()
     def end_round(self, skip: Bool[Tensor, ""]) -> None:

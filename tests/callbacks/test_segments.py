@@ -18,22 +18,18 @@ from crystalline.interpret.buckets import BucketTable
 from crystalline.tokenizer import ByteTokenizer
 from datamodules.tokenizer_builders import GPT2
 from tests.composing import composed
-from tests.running import SHORT, SMALL, Finished, command, train
+from tests.running import MODELS, SHORT, SMALL, Finished, command, train
 from tests.tiny_models import Plain
 
 CUTTING = (
-    "model=abstractinator",
+    *MODELS["abstractinator"],
     "model.num_levels=2",
     "model.mode=discrete",
-    "model.quantizer.codebook_size=16",
-    "model.quantizer.codebook_dim=8",
-    "model.entropy={d_model: 8, num_layers: 1, num_heads: 2}",
     "model.segmentation={rule: relative, delta_bits: 0.05, max_length: 4, min_mean_length: 1.0}",
     "model.segmentation.mean_length=null",
     "model.upper_segmentation=null",
     "model.encoder.window=8",
     "model.expander.num_layers=1",
-    "model.top={d_model: 16, num_layers: 1, num_heads: 2}",
     "callbacks=segments",
     "callbacks.segments={positions: 320, windows: 2, draws: 2, bpe: {vocab_size: 300}}",
     "callbacks.code_use.positions=320",
@@ -60,9 +56,16 @@ ARGUMENTS: dict[str, Any] = {
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory) -> Finished:
     folder = tmp_path_factory.mktemp("segments")
-    source = ("data=text", f"data.path={corpus}", "data.batch_size=4", f"hydra.run.dir={folder}")
+    source = ("data=bytes", f"data.path={corpus.parent}", "data.batch_size=4")
     finished = command(
-        "run", folder, *CUTTING, *SMALL, *SHORT, *source, "trainer.val_check_interval=2"
+        "run",
+        folder,
+        *CUTTING,
+        *SMALL,
+        *SHORT,
+        *source,
+        "trainer.val_check_interval=2",
+        f"hydra.run.dir={folder}",
     )
     assert finished.status == 0
     return finished

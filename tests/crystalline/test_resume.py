@@ -52,6 +52,25 @@ def test_six_rounds_and_six_more_are_twelve_bit_for_bit(corpus, tmp_path, update
 
 
 @pytest.mark.slow
+def test_a_pyramid_that_moves_its_cuts_and_codes_goes_on_where_it_stood(corpus, tmp_path):
+    options = (
+        *OPTIONS,
+        *("model.num_levels=2", "model.quantizer.update=ema"),
+        "model.segmentation={min_mean_length: 1.5, mean_length: 3.0, theta_bits: 4.0}",
+    )
+    whole = train(corpus, tmp_path / "whole", *options, model="abstractinator")
+    parts = train(corpus, tmp_path / "parts", *options, stop(5), model="abstractinator")
+    threshold = torch.load(parts.last, weights_only=True)["state_dict"]
+    moved = [v for name, v in threshold.items() if name.endswith("segmenter.threshold")]
+    assert len(moved) == 2
+    assert moved[0] != 4.0
+    assert resume(parts.last).status == 0
+    assert parts.losses() == whole.losses()
+    weights = [torch.load(run.last, weights_only=True)["state_dict"] for run in (whole, parts)]
+    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+
+
+@pytest.mark.slow
 def test_estimates_over_rounds_go_on_where_they_stood(corpus, tmp_path):
     options = (
         *OPTIONS,

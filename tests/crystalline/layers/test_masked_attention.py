@@ -2,8 +2,9 @@
 
 import pytest
 import torch
+from torch.nn.functional import layer_norm
 
-from crystalline.layers import masks
+from crystalline.layers import latent_attention, masked_attention, masks
 from crystalline.layers.attention_form import AttentionForm
 from crystalline.layers.masked_attention import attend, attend_plainly
 from crystalline.layers.masks import Mask
@@ -72,12 +73,25 @@ def test_a_query_that_sees_nothing_reads_zero_and_passes_no_gradient():
         assert torch.equal(gradient[0, 0, 1], torch.zeros(4))
 
 
+def in_blocks(q, k, v, mask, backend):
+    """FlexAttention uncompiled, which a CPU has without gradients: what its kernels compute."""
+    from torch.nn.attention.flex_attention import flex_attention
+
+    assert backend == "flex"
+    with torch.no_grad():
+        return flex_attention(q.detach(), k.detach(), v.detach(), block_mask=mask.blocks)
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
 @pytest.mark.parametrize("name", PREDICATES)
 @pytest.mark.parametrize("backend", ["sdpa", "flex"])
 @pytest.mark.parametrize("form", ["regular", "latent"])
-def test_only_what_a_query_sees_can_change_what_it_reads(form, backend, name):
+def test_only_what_a_query_sees_can_change_what_it_reads(form, backend, name, monkeypatch):
     attention, mask = layer(form), whole(name)
     attention.backend = backend
+    if backend == "flex":
+        monkeypatch.setattr(masked_attention, "attend", in_blocks)
+        monkeypatch.setattr(latent_attention, "attend", in_blocks)
     x = torch.randn(BATCH, LENGTH, WIDTH).double()
     before = attention(x, mask)
     for changed in range(LENGTH):
@@ -87,6 +101,37 @@ def test_only_what_a_query_sees_can_change_what_it_reads(form, backend, name):
         sees = mask.dense[:, 0, :, changed].expand(BATCH, -1)
         sees = sees | (torch.arange(LENGTH) == changed)  # a query is its own
         assert torch.equal(same, ~sees), changed
+
+
+@pytest.mark.filterwarnings("ignore:flex_attention called without torch.compile")
+@pytest.mark.parametrize("name", PREDICATES)
+@pytest.mark.parametrize("form", ["regular", "latent"])
+def test_a_layer_is_what_its_formula_says_on_either_backend(form, name, monkeypatch):
+    attention, mask = layer(form), whole(name)
+    x = torch.randn(BATCH, LENGTH, WIDTH).double()
+    weights = dict(attention.named_parameters())
+
+    def heads(values):
+        return values.unflatten(-1, (HEADS, -1)).transpose(1, 2)
+
+    if form == "regular":
+        keys, v = (x @ weights["key_value.weight"].T).chunk(2, -1)
+        q, k = (attention.rotary(heads(y)) for y in (x @ weights["query.weight"].T, keys))
+    else:
+        latent = layer_norm(x @ weights["compress.weight"].T, (8,), weights["latent_norm.weight"])
+        keys, v = (latent @ weights["key_value.weight"].T).chunk(2, -1)
+        small = layer_norm(x @ weights["query.0.weight"].T, (6,), weights["query.1.weight"])
+        content, placed = heads(small @ weights["query.2.weight"].T).split([8, 4], -1)
+        q = torch.cat([content, attention.rotary(placed)], -1)
+        shared = attention.rotary((x @ weights["turned_key.weight"].T)[:, None])
+        k = torch.cat([heads(keys), shared.expand(-1, HEADS, -1, -1)], -1)
+    read = attend_plainly(q, k, heads(v), mask)
+    formula = read.transpose(1, 2).flatten(-2) @ weights["out.weight"].T
+    torch.testing.assert_close(attention(x, mask), formula)
+    attention.backend = "flex"
+    monkeypatch.setattr(masked_attention, "attend", in_blocks)
+    monkeypatch.setattr(latent_attention, "attend", in_blocks)
+    torch.testing.assert_close(attention(x, mask), formula)
 
 
 def test_blocks_of_masked_keys_before_the_first_visible_one_leave_numbers():

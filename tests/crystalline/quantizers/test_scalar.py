@@ -54,7 +54,7 @@ def test_rounding_is_the_nearest_point_and_bans_are_kept():
     book = fitted().eval()
     x = inputs(2, 9, 16)
     chosen = book(x).indices
-    inside = book._encode(x)
+    inside = book._squashed(book.project(x))
     distance = (inside[..., None, :] - book.codes[0]).square().sum(-1)
     assert torch.equal(distance.argmin(-1, keepdim=True), chosen)
 

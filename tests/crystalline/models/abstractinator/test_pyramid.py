@@ -56,8 +56,9 @@ def one_changed(length: int) -> torch.Tensor:
 
 
 def keeps_to_the_past(model, length: int) -> None:
+    """In double precision, text by text: matrix products round a row by where it stands."""
     with torch.no_grad():
-        text, *others = model(one_changed(length)).logits
+        text, *others = [model(row[None]).logits[0] for row in one_changed(length)]
     for changed, other in enumerate(others):
         assert torch.equal(other[:changed], text[:changed]), (length, changed)
         assert not torch.equal(other[changed:], text[changed:]), (length, changed)
@@ -66,14 +67,14 @@ def keeps_to_the_past(model, length: int) -> None:
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", BUILDS)
 def test_future_tokens_leave_past_logits_unchanged(name):
-    model = shaken(**BUILDS[name])
+    model = shaken(**BUILDS[name]).double()
     for length in (2, CONTEXT):
         keeps_to_the_past(model, length)
 
 
 @pytest.mark.usefixtures("unchecked")
 def test_future_tokens_leave_past_logits_unchanged_in_training_too():
-    model = shaken(document_end=0).train()
+    model = shaken(document_end=0).double().train()
     for length in (3, CONTEXT):
         keeps_to_the_past(model, length)
 
@@ -82,7 +83,7 @@ def test_future_tokens_leave_past_logits_unchanged_in_training_too():
 @pytest.mark.usefixtures("unchecked")
 @pytest.mark.parametrize("name", BUILDS)
 def test_every_build_is_causal_at_every_length(name):
-    model = shaken(**BUILDS[name])
+    model = shaken(**BUILDS[name]).double()
     for length in range(1, CONTEXT + 1):
         keeps_to_the_past(model, length)
 
@@ -184,6 +185,20 @@ def test_a_document_is_read_as_if_it_stood_alone():
     joined = model(torch.cat([first, end, second])[None]).logits[0, 12:]
     other = model(torch.cat([second[:12], end, second])[None]).logits[0, 12:]
     torch.testing.assert_close(joined, other)
+
+
+def test_what_else_stands_in_a_text_does_not_change_the_vector_of_a_segment_local_segment():
+    model = shaken(
+        num_levels=1, encoder={"segment_local": True, "num_layers": 2}, quantize=False,
+        segmentation={"rule": "fixed", "max_length": 4, "min_mean_length": 4},
+    ).double()  # fmt: skip
+    other = (TOKENS + 5) % VOCAB
+    other[:, 8:12] = TOKENS[:, 8:12]
+    vectors = [model.climb(model.read(x, None), {}, None)[0][0].segments for x in (TOKENS, other)]
+    kept, changed = (segments.vectors for segments in vectors)
+    torch.testing.assert_close(changed[:, 2], kept[:, 2], rtol=0, atol=1e-12)
+    assert not torch.isclose(changed, kept).all(-1)[:, [0, 1, 3, 4, 5, 6]].any()
+    assert (kept[~vectors[0].finished] == 0).all()
 
 
 def test_only_real_segments_reach_the_quantizer():

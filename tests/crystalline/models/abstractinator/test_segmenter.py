@@ -55,6 +55,16 @@ def test_published_cases(entropy, options, segments):
     assert later.aim[0].tolist() == segments
 
 
+@pytest.mark.parametrize("rule", ["relative", "global", "both", "space", "fixed"])
+@pytest.mark.parametrize("shift", [0, 1])
+def test_nothing_is_cut_into_nothing(rule, shift):
+    segmenter = Segmenter(Segmentation(rule, 0.2, 1.0, max_length=4, shift=shift), 64, 257)
+    state = segmenter.init_state(2, torch.device("cpu"))
+    found = segmenter(symbols(torch.zeros(2, 0, dtype=torch.int64)), torch.zeros(2, 0), state)
+    assert found.segment.shape == found.aim.shape == (2, 0)
+    assert state.begun.tolist() == [0, 0]
+
+
 def test_the_longest_segment_counts_from_the_last_cut():
     found = cut(Segmentation(max_length=3), [1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
     assert found.segment[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
