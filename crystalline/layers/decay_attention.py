@@ -9,10 +9,14 @@ chunks of pairs joined by that memory (`chunked`).
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import torch
 import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
+
+from crystalline.layers.precision import at_least_fp32
 
 CHUNK = 64
 
@@ -58,11 +62,11 @@ def recurrent(
 ) -> tuple[Float[Tensor, "*lead pos d_value"], Memory]:
     """One position after the other; also S after the last."""
     decay = log_decay.exp()[..., None, None]
-    memory = q.new_zeros(*q.shape[:-2], k.shape[-1], u.shape[-1]) if memory is None else memory
+    memory = no_memory(k, u) if memory is None else memory
     read = []
     for t in range(q.shape[-2]):
         now = slice(t, t + 1)
-        read.append(q[..., now, :] @ memory)
+        read.append(q[..., now, :] @ memory.to(q.dtype))
         memory = decay.to(memory.dtype) * memory + k[..., now, :].mT @ u[..., now, :]
     return torch.cat(read, -2), memory
 
@@ -76,23 +80,55 @@ def chunked(
     size: int = CHUNK,
 ) -> tuple[Float[Tensor, "*lead pos d_value"], Memory]:
     """Pairs within chunks of `size`, memory between them; also S after the last position."""
-    length = q.shape[-2]
-    memory = q.new_zeros(*q.shape[:-2], k.shape[-1], u.shape[-1]) if memory is None else memory
-    inside = fading(min(size, length), log_decay)
-    steps = torch.arange(min(size, length), device=q.device, dtype=log_decay.dtype)
-    age = log_decay[..., None] * steps  # decay**j at the j-th position of a chunk
+    memory = no_memory(k, u) if memory is None else memory
     read = []
-    for start in range(0, length, size):
-        part = slice(start, min(start + size, length))
-        count = part.stop - start
-        a, b, c = q[..., part, :], k[..., part, :], u[..., part, :]
-        scores = (a @ b.mT) * inside[..., :count, :count].to(a.dtype)
-        faded = age[..., :count, None].exp().to(a.dtype)
-        read.append(scores @ c + faded * (a @ memory))
-        left = (log_decay[..., None, None] * count).exp().to(memory.dtype)
-        until = age[..., :count].flip(-1)[..., None].exp().to(b.dtype)
-        memory = left * memory + (until * b).mT @ c
+    for a, b, c in chunks(size, q, k, u):
+        count, length = a.shape[-3:-1]
+        steps = torch.arange(length, device=q.device, dtype=log_decay.dtype)
+        age = (log_decay[..., None] * steps)[..., None, :]  # decay**j at the j-th position
+        inside = fading(length, log_decay)[..., None, :, :]
+        until = age.flip(-1)[..., None].exp().to(b.dtype)
+        left = (log_decay * length)[..., None].expand(*log_decay.shape, count)
+        before, memory = joined((until * b).mT @ c, left, memory)
+        scores = (a @ b.mT) * inside.to(a.dtype)
+        faded = age[..., None].exp().to(a.dtype)
+        read.append((scores @ c + faded * (a @ before.to(a.dtype))).flatten(-3, -2))
     return torch.cat(read, -2), memory
+
+
+def chunks(size: int, *parts: Tensor) -> Iterator[list[Float[Tensor, "*lead chunk pos d"]]]:
+    """(..., T, d) as chunks of `size` positions side by side; then the shorter one left over."""
+    length = parts[0].shape[-2]
+    whole = length - length % size
+    for start, stop, width in ((0, whole, size), (whole, length, length - whole)):
+        if start < stop:
+            yield [part[..., start:stop, :].unflatten(-2, (-1, width)) for part in parts]
+
+
+def joined(
+    written: Float[Tensor, "*lead chunk d_key d_value"],
+    log_left: Float[Tensor, "*#lead chunk"],
+    memory: Memory,
+) -> tuple[Float[Tensor, "*lead chunk d_key d_value"], Memory]:
+    """S before each chunk, and after the last: S_{i+1} = left_i S_i + what chunk i has written.
+
+    One matrix product over chunks, in single precision at least: what fades slowly is a sum of many
+    small terms.
+    """
+    with torch.autocast(written.device.type, enabled=False):
+        passed = F.pad(log_left.cumsum(-1), (1, 0))
+        between = passed[..., :, None] - passed[..., None, 1:]
+        past = torch.ones(between.shape[-2:], dtype=torch.bool, device=between.device).tril(-1)
+        weight = between.masked_fill(~past, -torch.inf).exp().to(memory.dtype)
+        found = weight @ written.flatten(-2).to(memory.dtype)
+        kept = passed.exp()[..., None, None].to(memory.dtype) * memory[..., None, :, :]
+        state = found.unflatten(-1, written.shape[-2:]) + kept
+    return state[..., :-1, :, :], state[..., -1, :, :]
+
+
+def no_memory(k: Tensor, u: Tensor) -> Memory:
+    """S of the first position."""
+    return at_least_fp32(k.new_zeros(*k.shape[:-2], k.shape[-1], u.shape[-1]))
 
 
 def fading(length: int, log_decay: Float[Tensor, "*lead"]) -> Float[Tensor, "*lead pos pos"]:

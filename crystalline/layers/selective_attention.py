@@ -15,7 +15,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from crystalline.layers.decay_attention import CHUNK, Memory
+from crystalline.layers.decay_attention import CHUNK, Memory, chunks, joined, no_memory
 
 
 def per_key(
@@ -59,21 +59,17 @@ def cumulative(
         memory: S of the first position; None: nothing.
         size: Positions of a chunk.
     """
-    length = q.shape[-2]
-    memory = q.new_zeros(*q.shape[:-2], k.shape[-1], u.shape[-1]) if memory is None else memory
-    past = torch.ones(size, size, dtype=torch.bool, device=q.device).tril(-1)
+    memory = no_memory(k, u) if memory is None else memory
     read = []
-    for start in range(0, length, size):
-        part = slice(start, min(start + size, length))
-        count = part.stop - start
-        a, b, c = q[..., part, :], k[..., part, :], u[..., part, :]
-        elapsed = log_decay[..., part].cumsum(-1)  # of the chunk, the position's own included
+    for a, b, c, log in chunks(size, q, k, u, log_decay[..., None]):
+        elapsed = log[..., 0].cumsum(-1)  # of the chunk, the position's own included
         before = F.pad(elapsed, (1, 0))[..., :-1]
         between = before[..., :, None] - elapsed[..., None, :]
-        inside = between.masked_fill(~past[:count, :count], float("-inf")).exp()
-        scores = (a @ b.mT) * inside.to(a.dtype)
-        read.append(scores @ c + before.exp()[..., None].to(a.dtype) * (a @ memory))
+        past = torch.ones(between.shape[-2:], dtype=torch.bool, device=q.device).tril(-1)
+        inside = between.masked_fill(~past, -torch.inf).exp()
         until = (elapsed[..., -1:] - elapsed).exp()[..., None]
-        left = elapsed[..., -1:, None].exp().to(memory.dtype)
-        memory = left * memory + (until.to(b.dtype) * b).mT @ c
+        states, memory = joined((until.to(b.dtype) * b).mT @ c, elapsed[..., -1], memory)
+        scores = (a @ b.mT) * inside.to(a.dtype)
+        faded = before.exp()[..., None].to(a.dtype)
+        read.append((scores @ c + faded * (a @ states.to(a.dtype))).flatten(-3, -2))
     return torch.cat(read, -2), memory

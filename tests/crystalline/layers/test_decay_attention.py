@@ -47,11 +47,15 @@ def test_the_forms_are_equal_gradients_included(logit, size):
             torch.testing.assert_close(a, b)
 
 
-def test_long_sequences_in_single_precision():
+@pytest.mark.parametrize("decay", [pytest.param(0.9, marks=pytest.mark.slow), 0.999])
+def test_long_sequences_in_single_and_half_precision(decay):
     parts = inputs(2048, 8, 8, torch.float32)
-    decay = torch.tensor(0.99).log()
-    plain, fast = quadratic(*parts, decay), chunked(*parts, decay)[0]
-    torch.testing.assert_close(plain, fast, atol=2e-3, rtol=1e-4)
+    exact = quadratic(*(part.double() for part in parts), torch.tensor(decay).double().log())
+    forms = (quadratic, lambda *a: recurrent(*a)[0], lambda *a: chunked(*a)[0])
+    for dtype, error in ((torch.float32, 1e-5), (torch.bfloat16, 2e-2)):
+        for form in forms:
+            read = form(*(part.to(dtype) for part in parts), torch.tensor(decay).log())
+            assert (read.double() - exact).norm() < error * exact.norm(), (dtype, form)
 
 
 def test_a_decay_for_each_head():
