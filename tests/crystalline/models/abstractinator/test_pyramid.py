@@ -147,8 +147,10 @@ def test_bytes_alone_reach_the_encoder_through_codes_and_leave_the_entropy_model
         assert reached != own or name.endswith("queries"), name
 
 
-def test_codes_learn_by_their_own_loss_and_heads_do_not_move_them():
-    model = pyramid(quantizer=partial(VectorQuantizer, codebook_size=16))
+@pytest.mark.parametrize("name", ["one book", "three books"])
+def test_codes_learn_by_their_own_loss_and_heads_do_not_move_them(name):
+    vector = partial(VectorQuantizer, codebook_size=16)
+    model = pyramid(quantizer=vector if name == "one book" else BUILDS["residual"]["quantizer"])
     losses = model(TOKENS).losses
     codes = [parameter for _, parameter in model.codebook_parameters()]
     for name, loss in losses.items():
