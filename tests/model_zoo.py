@@ -65,7 +65,8 @@ def abstractinator(num_levels: int, **options) -> AbstractinatorPyramid:
     return AbstractinatorPyramid(
         VOCAB, CONTEXT, WIDTH, HEADS, num_levels, book,
         EntropyOptions(d_model=8, num_layers=1, num_heads=2, window=6),
-        Segmentation(max_length=5), EncoderOptions(window=4), ExpanderOptions(num_layers=1),
+        Segmentation("relative", max_length=5), EncoderOptions(window=4),
+        ExpanderOptions(num_layers=1, window=32),
         TopOptions(d_model=16, num_layers=1, num_heads=2), AttentionForm(), **options,
     )  # fmt: skip
 

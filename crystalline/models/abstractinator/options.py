@@ -20,7 +20,7 @@ class EntropyOptions:
     d_model: int = 64
     num_layers: int = 2
     num_heads: int = 4
-    window: int = 64
+    window: int = 32
     """Positions before its own that a layer sees."""
     head: Head = "categorical"
     """"categorical": the entropy of the next symbol, in bits. "gaussian": the differential entropy
@@ -51,7 +51,7 @@ class Segmentation:
         ValueError: If the rule is unknown or lacks its number.
     """
 
-    rule: Rule = "relative"
+    rule: Rule
     delta_bits: float = 0.29
     """Of rule relative: 0.2 nats."""
     theta_bits: float | None = None
@@ -60,7 +60,7 @@ class Segmentation:
     shift: Literal[0, 1] = 1
     """1: what is hard to foretell begins a segment. 0: the symbol before it does (as the seed's
     code; the cut is then known one symbol later)."""
-    min_mean_length: float = 2.0
+    min_mean_length: float = 3.0
     """Symbols a segment, over a whole context, that there is room for: segments beyond context /
     min_mean_length are joined to the last one."""
     mean_length: float | None = None
@@ -127,8 +127,8 @@ class ExpanderOptions:
         ValueError: If a size is not positive.
     """
 
-    num_layers: int = 2
-    window: int | None = 32
+    num_layers: int = 3
+    window: int | None = None
     """Positions before its own that a layer sees; None: all."""
     segment_local: bool = False
     """Whether it sees none before the one that its segment is first foretold from, so that all else
@@ -151,7 +151,7 @@ class TopOptions:
     """
 
     d_model: int = 128
-    num_layers: int = 4
+    num_layers: int = 2
     num_heads: int = 4
 
     def __post_init__(self) -> None:

@@ -27,7 +27,9 @@ def pyramid(**options: Any) -> AbstractinatorPyramid:
     torch.manual_seed(0)
     parts: dict[str, Any] = {
         "entropy": partial(EntropyOptions, d_model=8, num_layers=1, num_heads=2, window=6),
-        "segmentation": partial(Segmentation, delta_bits=0.01, max_length=5, min_mean_length=1.0),
+        "segmentation": partial(
+            Segmentation, rule="relative", delta_bits=0.01, max_length=5, min_mean_length=1.0
+        ),
         "encoder": partial(EncoderOptions, window=4),
         "expander": partial(ExpanderOptions, num_layers=1, window=8),
         "top": partial(TopOptions, d_model=12, num_layers=1, num_heads=2),

@@ -29,7 +29,9 @@ def cut(
 
 def seed_rule(**options) -> Segmentation:
     """The seed's own: nats or bits do not matter, and the symbol before the hard one is cut off."""
-    return Segmentation(shift=0, max_length=None, min_mean_length=1.0, **options)
+    return Segmentation(
+        **{"rule": "relative", "shift": 0, "max_length": None, "min_mean_length": 1.0} | options
+    )
 
 
 @pytest.mark.parametrize(
@@ -50,7 +52,7 @@ def test_published_cases(entropy, options, segments):
     found = cut(seed_rule(**options), entropy)
     assert found.segment[0].tolist() == segments
     assert torch.equal(found.aim, found.segment)
-    later = cut(Segmentation(max_length=None, min_mean_length=1.0, **options), entropy)
+    later = cut(seed_rule(shift=1, **options), entropy)
     assert later.segment[0].tolist() == [0, *segments[:-1]]  # a rise cuts behind its own symbol
     assert later.aim[0].tolist() == segments
 
@@ -66,16 +68,23 @@ def test_nothing_is_cut_into_nothing(rule, shift):
 
 
 def test_the_longest_segment_counts_from_the_last_cut():
-    found = cut(Segmentation(max_length=3), [1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0])
+    found = cut(
+        Segmentation("relative", max_length=3, min_mean_length=2.0),
+        [1.0, 1.0, 2.0, 1.0, 1.0, 1.0, 1.0, 1.0],
+    )
     assert found.segment[0].tolist() == [0, 0, 0, 1, 1, 1, 2, 2]
     assert found.aim[0].tolist() == [0, 0, 1, 1, 1, 2, 2, 2]
     assert found.offset[0].tolist() == [1, 2, 0, 1, 2, 0, 1, 2]
-    found = cut(Segmentation(max_length=3), [1.0, 2.0, 1.0, 1.0, 1.0, 1.0])
+    found = cut(
+        Segmentation("relative", max_length=3, min_mean_length=2.0), [1.0, 2.0, 1.0, 1.0, 1.0, 1.0]
+    )
     assert found.aim[0].tolist() == [0, 1, 1, 1, 2, 2]
 
 
 def test_global_cuts_after_every_doubtful_symbol():
-    found = cut(Segmentation("global", theta_bits=1.0), [0.5, 1.5, 1.2, 0.1, 1.0, 2.0])
+    found = cut(
+        Segmentation("global", theta_bits=1.0, min_mean_length=2.0), [0.5, 1.5, 1.2, 0.1, 1.0, 2.0]
+    )
     assert found.segment[0].tolist() == [0, 0, 1, 2, 2, 2]
     assert found.aim[0].tolist() == [0, 1, 2, 2, 2, 3]
 
@@ -91,7 +100,7 @@ def test_space_cuts_after_words():
 
 
 def test_fixed_cuts_by_count():
-    found = cut(Segmentation("fixed", max_length=2), None, [5] * 5)
+    found = cut(Segmentation("fixed", max_length=2, min_mean_length=2.0), None, [5] * 5)
     assert found.segment[0].tolist() == [0, 0, 1, 1, 2]
 
 
@@ -113,7 +122,7 @@ def test_segments_for_which_there_is_no_room_join_the_last_one():
 @pytest.mark.parametrize(
     "options",
     [
-        {"delta_bits": 0.2, "max_length": 4},
+        {"rule": "relative", "delta_bits": 0.2, "max_length": 4},
         {"rule": "both", "delta_bits": 0.5, "theta_bits": 1.2, "max_length": None},
         {"rule": "global", "theta_bits": 1.3, "max_length": 5, "min_mean_length": 4.0},
         {"rule": "space", "max_length": 7},
@@ -145,7 +154,7 @@ def test_padding_changes_nothing(shift):
     generator = torch.Generator().manual_seed(1)
     bits = torch.rand(2, 12, generator=generator)
     tokens = torch.full((2, 12), 65)
-    segmenter = Segmenter(Segmentation(shift=shift, max_length=4), 64, 257)
+    segmenter = Segmenter(Segmentation("relative", shift=shift, max_length=4), 64, 257)
     whole = segmenter(symbols(tokens), bits, segmenter.init_state(2, tokens.device))
     state = segmenter.init_state(2, tokens.device)
     done = torch.zeros(2, dtype=torch.int64)
