@@ -104,7 +104,8 @@ class Segmenter(nn.Module):
         """
         length = symbols.positions.shape[1]
         if length == 0:
-            return Cut(*[symbols.positions] * 4, state.finished.clone())
+            none = symbols.positions
+            return Cut(none, none, none, none, state.finished.clone())
         count = symbols.real.sum(1, keepdim=True)
         starts = self._starts(symbols, bits, state)
         index = torch.arange(starts.shape[1], device=starts.device)
