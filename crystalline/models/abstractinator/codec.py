@@ -7,6 +7,7 @@ from jaxtyping import Float, Int
 from torch import Tensor
 
 from crystalline.contract import Choice, Codes
+from crystalline.models.abstractinator.descent import foreteller
 from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.symbols import Sight, Symbols
 
@@ -109,10 +110,8 @@ def generate_codes(
     _needs_codes(model)
     if len(model.levels) > 1:
         raise ValueError(f"codes come first on one level alone, there are {len(model.levels)}")
-    level, head, cache = model.levels[0], model.top.code_head, model.init_cache(1)
-    book = level.compressor.quantizer
-    assert book is not None
-    assert head is not None
+    level, cache = model.levels[0], model.init_cache(1)
+    head, book = foreteller(model.levels, model.top, 0)
     climbs, above = model.climb(model.read(prompt[None], cache), {}, cache)
     chosen = climbs[0].segments.chosen
     assert chosen is not None

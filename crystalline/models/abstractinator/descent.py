@@ -14,10 +14,12 @@ from crystalline.layers.parts import Parts
 from crystalline.layers.precision import at_least_fp32
 from crystalline.models.abstractinator.cache import LevelCache, PyramidCache
 from crystalline.models.abstractinator.climb import Climb
+from crystalline.models.abstractinator.code_head import CodeHead
 from crystalline.models.abstractinator.compressor import Segments
 from crystalline.models.abstractinator.level import Abstractinator
 from crystalline.models.abstractinator.symbols import Symbols
 from crystalline.models.abstractinator.top import CodeSequenceTransformer
+from crystalline.quantizers.codebook import Codebook
 
 
 class Costs(NamedTuple):
@@ -50,7 +52,7 @@ def descend(
         cache: Of earlier positions.
         by_code: Whether a level is told a code (mode discrete) and not a vector.
         own: Whether finished segments are spoken from their own codes, instead of from what is
-            foretold of them: a reconstruction. Without a cache.
+            foretold of them: a reconstruction. With codes that are drawn it is always so.
     """
     costs: list[Costs] = []
     draw = cache is not None and cache.draw
@@ -58,55 +60,66 @@ def descend(
         level, (symbols, sight, segments) = levels[index], climbs[index]
         contexts = said
         if by_code and said is not None:
-            head = top.code_head
-            if index + 1 < len(levels):
-                head = levels[index + 1].expander.code_head
-            book = level.compressor.quantizer
-            assert head is not None
-            assert book is not None
+            head, book = foreteller(levels, top, index)
             if draw:
                 told = book.lookup(head.drawn(said, book.codes)).sum(-2)
             else:
                 told = head.foretold(said, book.codes)
             contexts = book.as_output(told)
-        part = None
-        if cache is not None:
-            part = cache.levels[index]
-            if draw and contexts is not None and above is not None:
-                contexts = _known(contexts, above, segments)
+        if (own or draw) and contexts is not None and above is not None:
+            contexts = _known(contexts, above, segments)
+        part = None if cache is None else cache.levels[index]
+        if part is not None:
             contexts, document = _remember(part, contexts, above)
         else:
             assert contexts is not None
             assert above is not None
             document = above.document
-            if own:
-                spare = torch.zeros_like(contexts[:, :1])
-                whole = torch.cat([segments.finished, spare[..., 0].bool()], 1)
-                contexts = torch.where(
-                    whole[..., None], torch.cat([segments.vectors, spare], 1), contexts
-                )
         said = level.expand(symbols, sight, segments, contexts, document, part)
         above = symbols
         if level.expander.code_head is not None and cache is None:
-            books = levels[index - 1].compressor.books
-            assert books is not None
-            assert symbols.codes is not None
-            nats = level.expander.code_head.nats(said[:, :-1], books, symbols.codes[:, 1:])
-            costs.append(Costs(nats, symbols.real[:, 1:]))
+            costs.append(code_costs(levels, top, index - 1, said, symbols))
     assert said is not None
     return said, costs
 
 
+def foreteller(
+    levels: Parts[Abstractinator], top: CodeSequenceTransformer, index: int
+) -> tuple[CodeHead, Codebook]:
+    """Who foretells a level's codes, which the one above it has, and what they are codes of."""
+    head = levels[index + 1].expander.code_head if index + 1 < len(levels) else top.code_head
+    book = levels[index].compressor.quantizer
+    assert head is not None
+    assert book is not None
+    return head, book
+
+
+def code_costs(
+    levels: Parts[Abstractinator],
+    top: CodeSequenceTransformer,
+    index: int,
+    said: Float[Tensor, "batch symbol d_model"] | None,
+    above: Symbols | None,
+) -> Costs:
+    """Of a level's codes, by what is said above it after each of its segments."""
+    head, book = foreteller(levels, top, index)
+    assert said is not None
+    assert above is not None
+    assert above.codes is not None
+    nats = head.nats(said[:, :-1], book.codes.detach(), above.codes[:, 1:])
+    return Costs(nats, above.real[:, 1:])
+
+
 def _known(
-    drawn: Float[Tensor, "batch new d_model"], above: Symbols, segments: Segments
+    foretold: Float[Tensor, "batch new d_model"], above: Symbols, segments: Segments
 ) -> Float[Tensor, "batch new d_model"]:
     """What new segments are spoken from: their own codes, where they have already ended."""
     slot = above.positions - segments.numbers[:, :1]
     inside = (slot >= 0) & (slot < segments.numbers.shape[1])
     slot = slot.clamp(0, segments.numbers.shape[1] - 1)
     ended = inside & segments.finished.gather(1, slot)
-    own = segments.vectors.gather(1, slot[..., None].expand(*slot.shape, drawn.shape[-1]))
-    return torch.where(ended[..., None], own, drawn)
+    own = segments.vectors.gather(1, slot[..., None].expand(*slot.shape, foretold.shape[-1]))
+    return torch.where(ended[..., None], own, foretold)
 
 
 def _remember(
@@ -120,23 +133,6 @@ def _remember(
         held.write("context", above.positions, contexts)
         held.write("document", above.positions, above.document)
     return held.held["context"][:, : held.length], held.held["document"][:, : held.length]
-
-
-def top_costs(
-    top: CodeSequenceTransformer,
-    level: Abstractinator,
-    said: Float[Tensor, "batch symbol d_model"] | None,
-    topmost: Symbols | None,
-) -> Costs:
-    """Of the codes of the last level, as the top foretells them."""
-    books = level.compressor.books
-    assert said is not None
-    assert topmost is not None
-    assert topmost.codes is not None
-    assert top.code_head is not None
-    assert books is not None
-    nats = top.code_head.nats(said[:, :-1], books, topmost.codes[:, 1:])
-    return Costs(nats, topmost.real[:, 1:])
 
 
 def token_costs(

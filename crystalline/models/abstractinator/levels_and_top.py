@@ -16,7 +16,7 @@ from crystalline.models.abstractinator.blocks import Block
 from crystalline.models.abstractinator.cache import PyramidCache
 from crystalline.models.abstractinator.climb import Climb, codes_of
 from crystalline.models.abstractinator.code_head import mean_where
-from crystalline.models.abstractinator.descent import Costs, descend, top_costs
+from crystalline.models.abstractinator.descent import Costs, code_costs, descend
 from crystalline.models.abstractinator.level import Abstractinator
 from crystalline.models.abstractinator.symbols import Sight, Symbols, TokenInput, read_tokens
 from crystalline.models.abstractinator.top import CodeSequenceTransformer
@@ -87,7 +87,8 @@ class LevelsAndTop(LanguageModel):
         """
         losses: dict[str, Tensor] = {}
         if self.top.code_head is not None:
-            losses["top_lm"] = mean_where(*top_costs(self.top, self.levels[-1], said, topmost))
+            last = len(self.levels) - 1
+            losses["top_lm"] = mean_where(*code_costs(self.levels, self.top, last, said, topmost))
         if self.top.vector_head is not None:
             assert said is not None
             assert topmost is not None
@@ -170,7 +171,7 @@ class LevelsAndTop(LanguageModel):
         climbs, topmost = self.climb(self.read(tokens, None), {}, None)
         said = self.speak(topmost, None)
         hidden, costs = self.descend(climbs, said, topmost, own=True)
-        costs.append(top_costs(self.top, self.levels[-1], said, topmost))
+        costs.append(code_costs(self.levels, self.top, len(self.levels) - 1, said, topmost))
         nats = torch.stack([(cost.nats * cost.real).sum(1) for cost in costs]).sum(0)
         output = ModelOutput(hidden, {}, codes_of(self.levels, climbs), self.head)
         return Reconstruction(output, nats)

@@ -13,6 +13,7 @@ from torch import Tensor
 from crystalline.compression.description import Description, Place, Question
 from crystalline.models.abstractinator.cache import PyramidCache
 from crystalline.models.abstractinator.climb import Climb
+from crystalline.models.abstractinator.descent import foreteller
 from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.symbols import Symbols
 
@@ -96,11 +97,7 @@ class TwoPart(Description):
         ahead: int,
     ) -> Asking:
         """The context of a segment: its code, if it has one."""
-        levels, book = self.model.levels, self.model.levels[index].compressor.quantizer
-        above = levels[index + 1].expander if index + 1 < len(levels) else self.model.top
-        head = above.code_head
-        assert book is not None
-        assert head is not None
+        head, book = foreteller(self.model.levels, self.model.top, index)
         finished = int(cache.levels[index].segmenter.finished)
         scores = _end_scores(cache.position + 1, finished, ahead)
         if not (yield Question(("end", (index, number)), scores.to(h.device))):
