@@ -98,6 +98,8 @@ class TwoPart(Description):
     ) -> Asking:
         """The context of a segment: its code, if it has one."""
         head, book = foreteller(self.model.levels, self.model.top, index)
+        if number == self.model.levels[index].max_segments - 1:  # the rest of a crowded text
+            return book.as_output(head.foretold(h, book.codes))
         finished = int(cache.levels[index].segmenter.finished)
         scores = _end_scores(cache.position + 1, finished, ahead)
         if not (yield Question(("end", (index, number)), scores.to(h.device))):

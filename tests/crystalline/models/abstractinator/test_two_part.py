@@ -14,7 +14,7 @@ FULL = 17
 """Tokens that a window tells; it begins with one more, that is known."""
 
 
-def discrete(levels: int, document_end: int | None, books: int):
+def discrete(levels: int, document_end: int | None, books: int, **options):
     def quantizer(d_model: int) -> ResidualQuantizer:
         return ResidualQuantizer(d_model, 16, books, codebook_dim=8)
 
@@ -24,6 +24,7 @@ def discrete(levels: int, document_end: int | None, books: int):
         num_levels=levels,
         document_end=document_end,
         quantizer=quantizer,
+        **options,
     )
 
 
@@ -51,6 +52,17 @@ def test_the_file_costs_what_the_two_parts_are_said_to(levels, document_end, boo
         assert encoded.bits["code"] == pytest.approx(said["codes"], rel=1e-5)
     else:
         assert encoded.bits["code"] < said["codes"]
+
+
+@pytest.mark.usefixtures("unchecked")
+def test_the_rest_of_a_crowded_text_is_not_asked_for_its_end():
+    rule = {"rule": "fixed", "max_length": 1, "min_mean_length": 3}
+    model = discrete(1, None, 1, segmentation=rule)
+    tokens = text(FULL)
+    encoded = encode(model, tokens, first=0)
+    assert decode(model, encoded.payload, FULL, first=0) == tokens
+    assert model.levels[0].max_segments == 6
+    assert encoded.bits["end"] < 1  # all but the last of them end, which is soon expected
 
 
 @pytest.mark.usefixtures("unchecked")
