@@ -18,8 +18,6 @@ from datamodules.streams import StreamDataModule
 from datamodules.token_stream import TokenStream
 
 NAME = "fineweb"
-BLOCK_IDS = 2**22
-"""Ids whose bytes are counted at once."""
 
 
 class FineWebDataModule(StreamDataModule):
@@ -87,17 +85,17 @@ class FineWebDataModule(StreamDataModule):
         return shards[0] if len(shards) == 1 else np.concatenate(shards)
 
     def _stream(self, ids: np.ndarray, split: str) -> TokenStream:
-        """Of the ids with their documents and the bytes of all but the first."""
+        """See `counted`.
+
+        Raises:
+            UserError: If there is next to nothing, or an id that has no piece.
+        """
         if len(ids) < 2:
             raise UserError(f"the {split} split of {self.folder} has fewer than two tokens")
-        documents = size = 0
-        for start in range(0, len(ids), BLOCK_IDS):
-            block = np.asarray(ids[start : start + BLOCK_IDS + 1])
-            if block.max() >= self.vocab_size:
-                raise UserError(f"{self.folder}: a shard has the id {block.max()}, its .vocab not")
-            documents += int((block[:BLOCK_IDS] == self.tokenizer.eot_id).sum())
-            size += self.bytes_of(block[:-1], block[1:])
-        return TokenStream(ids, documents, size)
+        largest = int(ids.max())
+        if largest >= self.vocab_size:
+            raise UserError(f"{self.folder}: a shard has the id {largest}, its .vocab not")
+        return self.counted(ids)
 
 
 def _digest(file: Path) -> str:

@@ -12,10 +12,14 @@ from jaxtyping import Integer
 
 from crystalline.errors import UserError
 from datamodules.batch import IGNORED, Batch
+from datamodules.documents import hash_of
 from datamodules.rounds import RoundDataModule
 from datamodules.shuffling import shuffled
 from datamodules.token_stream import TokenStream
 from datamodules.windows import Windows, make_windows
+
+BLOCK_IDS = 2**22
+"""Ids whose bytes are counted at once."""
 
 
 class StreamDataModule(RoundDataModule):
@@ -36,6 +40,8 @@ class StreamDataModule(RoundDataModule):
         path: File or folder with the corpus; None to search for it.
         shuffle_tokens: Whether the tokens of each window come in a random order, in training and
             evaluation: a control. The last window of a split, if it is padded, keeps its order.
+        train_tokens: How many of the training split's first tokens are used, more than `seq_len`,
+            for passes over little text; None: all. The tokenizer is that of the whole split.
     """
 
     streams: dict[str, TokenStream]
@@ -53,10 +59,17 @@ class StreamDataModule(RoundDataModule):
         cache_dir: str,
         path: str | None = None,
         shuffle_tokens: bool = False,
+        train_tokens: float | None = None,
     ) -> None:
         super().__init__(batch_size, eval_batch_size)
         if seq_len < 1:
             raise UserError(f"data.seq_len must be at least 1, got {seq_len}")
+        if train_tokens is not None and train_tokens <= seq_len:
+            raise UserError(
+                f"data.train_tokens must be more than a window of data.seq_len={seq_len} tokens, "
+                f"got {train_tokens}"
+            )
+        self._most = None if train_tokens is None else int(train_tokens)  # 1e6 is a float
         self.name = name
         self.seq_len = seq_len
         self._order = {"kind": windows, "seq_len": seq_len, "seed": seed, "stride": stride}
@@ -81,6 +94,8 @@ class StreamDataModule(RoundDataModule):
         if hasattr(self, "streams"):
             return
         self.read()
+        if self._most is not None:
+            self._use_first(self._most)
         self._windows = self._make_windows()
         self.split_bytes = {
             "train": self._bytes_of_train_eval(),
@@ -134,6 +149,30 @@ class StreamDataModule(RoundDataModule):
         ]
         title = f"{self.name}: fingerprint {self.fingerprint}, vocabulary {self.vocab_size:,}"
         return [title, head, *rows]
+
+    def counted(self, ids: Integer[np.ndarray, " pos"]) -> TokenStream:
+        """The ids with their documents and the bytes of all but the first."""
+        documents = size = 0
+        for start in range(0, len(ids), BLOCK_IDS):
+            block = np.asarray(ids[start : start + BLOCK_IDS + 1])
+            documents += int((block[:BLOCK_IDS] == self.tokenizer.eot_id).sum())
+            size += self.bytes_of(block[:-1], block[1:])
+        return TokenStream(ids, documents, size)
+
+    def _use_first(self, count: int) -> None:
+        """Leave so many training tokens, and let the fingerprint tell their text.
+
+        Of one text, the first bytes and documents are told by how many there are.
+        """
+        ids = self.train_tokens()
+        if count > len(ids):
+            raise UserError(
+                f"data.train_tokens must be at most the {len(ids)} tokens of training text here, "
+                f"got {count}"
+            )
+        if count < len(ids):
+            self.streams["train"] = used = self.counted(ids[:count])
+            self.fingerprint = hash_of(self.fingerprint, str(used.documents), str(used.num_bytes))
 
     def _num_windows(self, split: str) -> int:
         """Evaluation windows that cover all of a split."""

@@ -18,6 +18,7 @@ PAGES = [
     *("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "multirun/README.md"),
 ]
 GROUPS = ("model", "objective", "data", "optimizer", "trainer", "callbacks", "logger")
+VOCAB = ("v3_assoc", "v8_graph", "v11_tpg", "v13_embed", "v15_predictive")
 _FAMILY = "docs/adding_a_family.md"  # its own choices are made by its own test
 _KEY = re.compile(rf"(?<![\w/@.])((?:{'|'.join(GROUPS)})(?:\.[a-z]\w*)+)(?![\w/(]|\.[a-z])")
 _CHOICE = re.compile(
@@ -54,7 +55,7 @@ def keys() -> set[str]:
             ["callbacks=steering"],
             ["callbacks=gradients"],
             ["callbacks=segments"],
-            *([f"model=vocab/{name}"] for name in ("v3_assoc", "v11_tpg", "v15_predictive")),
+            *([f"model=vocab/{name}"] for name in VOCAB),
             ["optimizer=muon"],
         ):
             config = compose("config", [*other, "paths.run_dir=x"])

@@ -61,10 +61,11 @@ def lens(
         view: One of `views`; None: the head's own.
     """
     view, output = view or head.read, trace.logits
+    first = (trace.start, trace.start)
     with torch.no_grad():
         rows = [
-            _figures(head(view(state, trace.start)), output, trace.tokens, targets)
-            for state in (trace.start, *trace.states)
+            _figures(head(view(state, start)), output, trace.tokens, targets)
+            for state, start in (first, *((state, trace.carried) for state in trace.states))
         ]
     columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
     agrees = columns["top"] == output.argmax(-1)

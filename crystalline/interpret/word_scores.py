@@ -29,7 +29,7 @@ def scores(found: dict[str, Any]) -> dict[str, float]:
     depths = found["lens"][found["readout"]]
     parts = {row["part"]: row for row in found["parts"]}
     own = [row for name, row in parts.items() if name not in (START, REMAINDER)]
-    last = len(depths) - 1
+    last = max(len(depths) - 1, 1)  # the start itself may be all that a control has
     after = [row["settled"] for row in depths]
     tests = {
         kind: [row for row in found["tests"] if row["coordinates"] == kind]

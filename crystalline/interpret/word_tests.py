@@ -28,6 +28,8 @@ _AMONG = 8
 """The coordinate changed is drawn from so many of the largest."""
 _DIRECTIONS = 1024
 """Rotated coordinates that are computed, at most: a choice of the vocabulary's."""
+_ONE = 1 - 1e-12
+"""A correlation of 1, in `interval`, where 1 itself would be infinite."""
 
 
 def rotation(vocab_size: int, generator: torch.Generator) -> Float[Tensor, "vocab directions"]:
@@ -153,8 +155,8 @@ def outcome_rows(
 
     `batches` are int64 (rows, pos), each with its own number of rows.
 
-    `faithful` is the correlation of predicted and measured changes over the texts, `slope` that of
-    the line through zero: 1 where nothing later answers.
+    `faithful` is the correlation of predicted and measured changes over the texts, from `low` to
+    `high` its interval, `slope` that of the line through zero: 1 where nothing later answers.
     """
     generator = torch.Generator().manual_seed(seed)
     rotated = rotation(model.vocab_size, generator).to(batches[0].device)
@@ -170,9 +172,12 @@ def outcome_rows(
                     f: torch.cat([getattr(each, f) for each in found]).double() for f in FIGURES
                 }
                 x, y = figures["predicted"], figures["measured"]
+                faithful = correlation(x, y)
+                low, high = interval(faithful, len(x))
                 rows.append({
                     "pass": number + 1, "change": change, "coordinates": kind,
-                    "faithful": correlation(x, y), "slope": float((x * y).sum() / (x * x).sum()),
+                    "faithful": faithful, "low": low, "high": high,
+                    "slope": float((x * y).sum() / (x * x).sum()),
                     **{name: float(values.mean()) for name, values in figures.items()},
                 })  # fmt: skip
     return rows
@@ -183,3 +188,13 @@ def correlation(x: Float[Tensor, " n"], y: Float[Tensor, " n"]) -> float:
     x, y = x - x.mean(), y - y.mean()
     scale = float(x.norm() * y.norm())
     return float(x @ y) / scale if scale else math.nan
+
+
+def interval(r: float, number: int) -> tuple[float, float]:
+    """Where a correlation lies in 95 % of cases if it is r over so many pairs (Fisher's z)."""
+    if math.isnan(r):
+        return math.nan, math.nan
+    if number <= 3:
+        return -1.0, 1.0
+    z, half = math.atanh(max(-_ONE, min(_ONE, r))), 1.96 / math.sqrt(number - 3)
+    return min(r, math.tanh(z - half)), max(r, math.tanh(z + half))

@@ -30,6 +30,8 @@ class WordTrace:
     tokens: Int[Tensor, "batch pos"]
     start: Words
     """x_0."""
+    carried: Words
+    """What states after a pass have of x_0: all of it, or nothing once it is forgotten."""
     states: list[Words]
     """After each pass through a step."""
     last: Words
@@ -38,6 +40,10 @@ class WordTrace:
     updates: dict[str, Words]
     """What each part of a step adds, and the `REST` of the step, in the order of computation; names
     are paths, the second and further calls of a shared one end in "@2", ..."""
+    passes: dict[str, int]
+    """The pass that each update is of, from 0."""
+    weights: Float[Tensor, "passes *#positions 1"]
+    """By what the updates of each pass count in `last`."""
     mixtures: dict[str, Mixture]
     """Ways taken, by part and name: "steps.0.parts.1.ops"."""
 
@@ -64,10 +70,16 @@ def trace(model: VocabSpace, tokens: Int[Tensor, "batch pos"]) -> WordTrace:
             if isinstance(part, Readable):
                 hooks.enter_context(_hook(part, book.mixtures_of(name)))
         logits = model(tokens, codes=True).logits.float()
+    with evaluating(model):  # without hooks: asking parts for weights is no call of theirs
         start = model.start(tokens).float()
         states = [model.head.put_back(read.float(), start) for read in reads]
         last = model.head.put_back(heads[-1].float(), start)
-    return WordTrace(tokens, start, states, last, logits, book.updates, book.mixtures)
+        carried = torch.zeros_like(start) if model.head.forgets and states else start
+        weights = model.pass_weights(states, carried)
+    return WordTrace(
+        tokens, start, carried, states, last, logits,
+        book.updates, book.passes, weights, book.mixtures,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -97,7 +109,9 @@ class _Book:
     def __init__(self, vocab_size: int) -> None:
         self._vocab_size = vocab_size
         self.updates: dict[str, Tensor] = {}
+        self.passes: dict[str, int] = {}
         self.mixtures: dict[str, Mixture] = {}
+        self._pass = 0
         self._inside: list[Tensor] = []
         """Updates by parts of the step that is running."""
 
@@ -112,13 +126,18 @@ class _Book:
             here = _numbered(name, next(calls))
             if part:
                 self._inside.append(update)
-                self.updates[here] = update
+                self._note(here, update)
             else:
                 rest = f"{here}.{REST}" if self._inside else here
-                self.updates[rest] = update - sum(self._inside)
+                self._note(rest, update - sum(self._inside))
                 self._inside.clear()
+                self._pass += 1
 
         return keep
+
+    def _note(self, name: str, update: Tensor) -> None:
+        self.updates[name] = update
+        self.passes[name] = self._pass
 
     def mixtures_of(self, name: str) -> Callable[..., None]:
         calls = count(1)

@@ -1,8 +1,9 @@
 """The update lens: what the head reads is a sum, a term for each part of the model.
 
-    read(x_N) = read(x_0) + sum of updates + remainder
+    read(x_N) = read(x_0) + sum of weight * update + remainder
 
-The remainder is what changes states between steps: mixtures of them, columns that vote.
+The weights are those that a model tells of its passes: 1, but where states are averaged or columns
+vote. The remainder is rounding then; more of it stands for what a model does beside.
 """
 
 from __future__ import annotations
@@ -47,8 +48,12 @@ class Push:
 def parts_of(trace: WordTrace, head: Head) -> dict[str, Float[Tensor, "batch pos vocab"]]:
     """The terms, in the order of computation, with `START` first and `REMAINDER` last."""
     with torch.no_grad():
-        left = trace.last - trace.start - sum(trace.updates.values())
-        return {START: head.read(trace.start, trace.start), **trace.updates, REMAINDER: left}
+        counted = {
+            name: trace.weights[trace.passes[name]] * update
+            for name, update in trace.updates.items()
+        }
+        left = trace.last - trace.carried - sum(counted.values())
+        return {START: head.read(trace.carried, trace.carried), **counted, REMAINDER: left}
 
 
 def pushes(

@@ -10,10 +10,11 @@ from omegaconf import OmegaConf
 import crystalline
 from crystalline.checkpoint import Loaded
 from crystalline.errors import UserError
+from crystalline.interpret.buckets import BucketTable
 from crystalline.interpret.word_trace import trace
 from crystalline.tokenizer import ByteTokenizer
 from crystalline.word_reading import read_words
-from tests.running import QUIET, SHORT, Finished, command
+from tests.running import SHORT, Finished, command
 from tests.tiny_models import RunningMean
 
 PNG = b"\x89PNG"
@@ -21,13 +22,15 @@ PNG = b"\x89PNG"
 
 @pytest.fixture(scope="module")
 def run(corpus, tmp_path_factory) -> Finished:
-    """A tiny model that has read words, byte by byte."""
+    """A tiny model that has read words, byte by byte, and dumped its buckets."""
     folder = tmp_path_factory.mktemp("words")
     typed = [
         *("model=vocab/v9_meta", "model.num_steps=2", "model.d_state=4", "model.d_mlp=8"),
         *("model.context_length=16", "data=text", f"data.path={corpus}"),
         *("tokenizer@data.tokenizer=bytes", "data.batch_size=4", "data.eval_batch_size=64"),
-        *(*QUIET, *SHORT, "trainer.max_steps=8", f"hydra.run.dir={folder}"),
+        *("logger=csv", "trainer=cpu", "~callbacks.text_samples"),
+        *("callbacks.bucket_dump.positions=16", "callbacks.bucket_dump.baselines=false"),
+        *(*SHORT, "trainer.max_steps=8", f"hydra.run.dir={folder}"),
     ]
     finished = command("run", folder, *typed)
     assert finished.status == 0
@@ -55,8 +58,11 @@ def test_tables_json_and_pictures_are_left_in_the_run_folder(run, capfd):
     assert [row["kind"] for row in found["parts"]] == ["DecayMemory", "Bottleneck"] * 2
     assert len(found["tests"]) == 1 * 2 * 2
     assert len(found["maps"]) == 2 * 3
-    for name in ("text", "depth"):
-        assert (run.folder / f"words_{name}.png").read_bytes().startswith(PNG)
+    drawn = {path.name: path.read_bytes() for path in run.folder.glob("*.png")}
+    assert set(drawn) == {
+        f"words_{name}.png" for name in ("text", "depth", "parts", "pairs", "tests")
+    }
+    assert all(picture.startswith(PNG) for picture in drawn.values())
 
 
 def test_figures_are_those_of_the_model(run):
@@ -79,6 +85,29 @@ def test_figures_are_those_of_the_model(run):
         float((z - z.mean(-1, keepdim=True))[0, 2, ids[0, 3]]), abs=1e-4
     )
     assert math.isfinite(found["scores"]["lens_kl"])
+
+
+def test_a_bucket_dump_takes_words_for_codes_of_one_book(run):
+    table = BucketTable.from_json((run.folder / "buckets" / "step_0000008.json").read_text())
+    assert [(level.site, level.level) for level in table.levels] == [("words.0", 0), ("words.1", 0)]
+    for site in ("words.0", "words.1"):
+        buckets = table.of(site, 0)
+        assert sum(bucket.n_positions for bucket in buckets) == 16 * 8  # tokens, words of each
+        assert all(bucket.code < 257 for bucket in buckets)
+
+
+def test_words_are_searched_and_banned_as_codes_are(run):
+    e = ("site=words.1", f"code={ord('e')}", "sequences=1000")  # the whole split
+    ask = f"checkpoint={run.folder}"
+    assert command("search", run.folder, ask, *e, "pattern=[aeiou]").status == 0
+    found = json.loads((run.folder / "search.json").read_text())
+    assert {code["site"] for code in found["pattern"]["codes"]} == {"words.1"}
+    assert command("intervene", run.folder, ask, *e, "do=deactivate").status == 0
+    [row] = json.loads((run.folder / "intervene.json").read_text())["specificity"]
+    assert row["fired"] == found["code"]["positions"] > 0
+    assert row["fired"] + row["rest"] == found["tokens"]
+    assert row["kl_fired"] > 0
+    assert row["kl_rest"] < 1e-9  # nothing reads the last state but the head
 
 
 @pytest.mark.parametrize(

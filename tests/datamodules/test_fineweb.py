@@ -125,6 +125,16 @@ def test_scored_bytes_are_those_of_the_evaluation_windows(folder):
     assert joined[joined != IGNORED].tolist() == data.streams["val"].ids[1:].tolist()
 
 
+def test_a_part_of_the_shards_counts_its_own_bytes(folder):
+    whole, part = module(folder), module(folder, train_tokens=120)
+    ids = part.train_tokens()
+    assert ids.tolist() == whole.train_tokens()[:120].tolist()
+    stream = part.streams["train"]
+    assert stream.documents == 5
+    assert stream.num_bytes == part.tokenizer.scored_bytes(ids[:-1], ids[1:]).sum()
+    assert part.fingerprint != whole.fingerprint
+
+
 def test_what_is_missing_or_wrong_is_one_line(folder):
     with pytest.raises(UserError, match=r"data.variant=sp4096: there is no \*train\*.bin"):
         module(folder, variant="sp4096")

@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from torch import nn
 
 from crystalline.errors import UserError
+from datamodules import streams
 from datamodules.batch import IGNORED
 from datamodules.corpora.files import AnyFiles, TextFiles
 from datamodules.text import TextDataModule
@@ -122,6 +123,57 @@ def test_fingerprints_follow_the_text_and_nothing_else(tmp_path):
     first = module(tmp_path / "a").fingerprint
     assert module(tmp_path / "b", tokenizer=TrainedBPE(270), seed=3).fingerprint == first
     assert module(tmp_path / "c", TEXT + "more\n").fingerprint != first
+
+
+def test_the_first_training_tokens_are_a_corpus_of_their_own(tmp_path):
+    whole = module(tmp_path, tokenizer=TrainedBPE(270))
+    part = module(tmp_path, tokenizer=TrainedBPE(270), train_tokens=200)
+    assert part.train_tokens().tolist() == whole.train_tokens()[:200].tolist()
+    assert part.tokenizer.to_json() == whole.tokenizer.to_json()
+    assert part.rounds_per_epoch == 2  # of 6 windows of 16
+    epochs = [torch.cat([part.train_batch(r).targets for r in (2 * e, 2 * e + 1)]) for e in (0, 3)]
+    assert set(torch.cat(epochs).flatten().tolist()) == set(part.train_tokens().tolist())
+    for split in ("val", "test"):
+        assert part.streams[split].ids.tolist() == whole.streams[split].ids.tolist()
+        assert part.split_bytes[split] == whole.split_bytes[split]
+
+
+def test_bytes_documents_and_train_evaluation_are_of_the_tokens_used(tmp_path, monkeypatch):
+    monkeypatch.setattr(streams, "BLOCK_IDS", 7)
+    text = "<|endoftext|>\n".join(f"é story no. {i}\n" for i in range(40))
+    data = module(tmp_path, text, train_tokens=100)
+    ids, eot = data.train_tokens().tolist(), data.tokenizer.eot_id
+    said = bytes(i for i in ids if i != eot)
+    assert data.streams["train"].num_bytes == len(said)
+    assert data.streams["train"].documents == ids.count(eot) > 2
+    batches = list(data.train_eval_dataloader())
+    targets = torch.cat([b.targets.flatten() for b in batches])
+    assert set(targets[targets != IGNORED].tolist()) <= set(ids)
+    assert sum(len(b.tokens) for b in batches) == data.num_eval_windows("train") <= 7
+    scored = [i for i in targets[targets != IGNORED].tolist() if i != eot]
+    assert data.split_bytes["train"] == len(scored)
+
+
+def test_the_fingerprint_tells_how_much_training_text_is_used(tmp_path):
+    def of(**options):
+        return module(tmp_path, **options).fingerprint
+
+    whole = module(tmp_path)
+    count = len(whole.train_tokens())
+    assert of(train_tokens=count) == whole.fingerprint
+    assert of(train_tokens=1e3) == of(train_tokens=1000, seed=3) != whole.fingerprint
+    assert of(train_tokens=999) not in (of(train_tokens=1000), whole.fingerprint)
+
+
+def test_more_training_tokens_than_there_are_or_less_than_a_window_are_user_errors(tmp_path):
+    with pytest.raises(
+        UserError, match=r"^data\.train_tokens must be more than a window .*=16 .* 16$"
+    ):
+        module(tmp_path, ready=False, train_tokens=16)
+    with pytest.raises(
+        UserError, match=r"^data\.train_tokens must be at most the 91 tokens .* 92$"
+    ):
+        module(tmp_path, "x" * 100, train_tokens=92)
 
 
 def test_binary_files_are_no_text_but_have_bytes(tmp_path):

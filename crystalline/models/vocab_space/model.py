@@ -6,7 +6,7 @@ nothing unembedded.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,6 +39,8 @@ class Head(nn.Module):
         self.readout = readout
         self.cap = cap
         self.gamma = nn.Parameter(torch.ones(()))
+        self.forgets = readout == "forgotten"
+        """Whether the first state is taken out of states after a pass, and not here."""
         self.beta = nn.Parameter(torch.ones(())) if readout == "learned_beta" else None
 
     def read(self, x: State, start: State) -> State:
@@ -53,7 +55,7 @@ class Head(nn.Module):
         return self.cap * torch.tanh(self.gamma * rms(read.float()) / self.cap)
 
     def _kept(self, start: State) -> State | float:
-        if self.readout == "state":
+        if self.readout == "state" or self.forgets:
             return 0.0
         return start if self.beta is None else self.beta.to(start.dtype) * start
 
@@ -77,6 +79,7 @@ class Trace:
     edits: Edits
     positions: Int[Tensor, " pos"]
     start: State
+    """What every state has of the first one: all of it; once it is forgotten, nothing."""
     found: dict[str, Codes] = field(default_factory=dict)
     states: list[State] = field(default_factory=list)
     """After every pass."""
@@ -101,6 +104,9 @@ class VocabSpace(LanguageModel):
     Raises:
         ValueError: If an option is unknown.
     """
+
+    num_columns = 1
+    """States side by side that passes take in turn: as many passes begin with the first state."""
 
     def __init__(
         self,
@@ -160,7 +166,14 @@ class VocabSpace(LanguageModel):
         return x
 
     def after(self, number: int, x: State, trace: Trace) -> State:
-        """The state after a pass: noted, listed if codes are asked for, edited where asked."""
+        """The state after a pass: noted, listed if codes are asked for, edited where asked.
+
+        With `readout="forgotten"` the first state is taken out after the first pass of each column.
+        """
+        if self.head.forgets and number < self.num_columns:
+            x = x - trace.start
+            if number == self.num_columns - 1:
+                trace.start = torch.zeros_like(x)
         site = f"words.{number}"
         if trace.codes or site in trace.edits:
             read = self.head.read(x, trace.start)
@@ -178,6 +191,20 @@ class VocabSpace(LanguageModel):
         for part in self.modules():
             if isinstance(part, Scheduled):
                 part.begin_round(progress)
+
+    def pass_weights(
+        self, states: Sequence[State], start: State
+    ) -> Float[Tensor, "passes *#positions 1"]:
+        """How much the update of each pass counts in the last state, in evaluation.
+
+        x_N = start + sum over passes of weight * update, an update being what a pass adds to the
+        state that it is given. The weights are 1 where each pass is given what the one before left.
+
+        Args:
+            states: After every pass.
+            start: What they have of the first state.
+        """
+        return start.new_ones(len(states), 1, 1, 1, dtype=torch.float32)
 
     def auxiliary(self, trace: Trace) -> dict[str, Float[Tensor, ""]]:
         """Further losses of a training pass, from its states."""

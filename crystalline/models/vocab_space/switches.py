@@ -8,9 +8,9 @@ from crystalline.models import modes
 from crystalline.models.modes import Switch
 
 SWITCHES = {
-    # What the head reads: the last state; what it has that the first did not; or the last state
-    # less a learned share of the first.
-    "readout": Switch("state", "delta", ("state", "delta", "learned_beta")),
+    # What the head reads: the last state; what it has that the first did not; the last state less a
+    # learned share of the first; or the last state, from which the first was taken after one pass.
+    "readout": Switch("state", "delta", ("state", "delta", "learned_beta", "forgotten")),
     # Of <q, k>: as it is, over the width, of unit vectors, or over the sum of fading weights too.
     "score_scale": Switch("none", "inv_dim", ("none", "inv_dim", "cosine", "normalized")),
     # How Fourier channels read: by averages over the vocabulary, or by linear maps.

@@ -137,6 +137,10 @@ class Halting(Readable):
         """The chance that a position goes on after each step: the product of 1 - p so far."""
         return torch.stack([F.logsigmoid(-self(x)) for x in states]).cumsum(0).exp()
 
+    def unhalted(self, states: Sequence[State]) -> Float[Tensor, "steps batch pos 1"]:
+        """1 while a position has not halted after any step so far, else 0."""
+        return torch.stack([~self.halts(x) for x in states]).cumprod(0).float()
+
     def mean_state(self, states: Sequence[State]) -> State:
         """The sum of P_i x_i, P_i = p_i * product over j < i of (1 - p_j); the last takes all."""
         left = self.left(states[:-1])
@@ -226,6 +230,14 @@ class Tpg(VocabSpace):
             x = self.after(number, torch.where(halted, x, further), trace)
             halted = halted | self.halting.halts(x)
         return x
+
+    def pass_weights(
+        self, states: Sequence[State], start: State
+    ) -> Float[Tensor, "passes batch pos 1"]:
+        """The mean of states is x_0 + sum of left_{i-1} update_i; where halted, none is added."""
+        before = states[:-1]
+        later = self.halting.unhalted(before) if self.exits else self.halting.left(before)
+        return torch.cat([torch.ones_like(later[:1]), later])
 
     def auxiliary(self, trace: Trace) -> dict[str, Float[Tensor, ""]]:
         return {"ponder": self.halting.left(trace.states).sum(0).mean()}

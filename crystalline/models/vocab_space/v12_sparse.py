@@ -24,7 +24,10 @@ def waves(read: Sequence[set[int]], written: Sequence[set[int]]) -> list[list[in
         after = [level[i] + 1 for i in range(j) if written[i] & read[j]]
         beside = [level[i] for i in range(j) if read[i] & written[j]]
         level.append(max(after + beside, default=0))
-    return [[i for i, at in enumerate(level) if at == wave] for wave in range(max(level) + 1)]
+    return [
+        [i for i, at in enumerate(level) if at == wave]
+        for wave in range(max(level, default=-1) + 1)
+    ]
 
 
 class Wave(Readable):
@@ -57,7 +60,7 @@ class Sparse(VocabSpace):
     Args:
         vocab_size: V.
         context_length: Longest sequence in tokens.
-        num_steps: N.
+        num_steps: N; without any, the first state is the last.
         slice_width: k, words that a step reads, and that it writes.
         inner_multiple: Hidden width of the MLPs, in k.
         activation: gelu, relu, relu2 or silu.

@@ -12,6 +12,8 @@ from crystalline.models.vocab_space.blocks import State, normal, rms
 from crystalline.models.vocab_space.readable import WordMap
 from crystalline.models.vocab_space.v12_sparse import Sparse
 
+STARTS = ("learned", "frozen", "skip")
+
 
 class Embed(Sparse):
     """x_0 = rms(E[token] U), then the steps of `Sparse`.
@@ -23,18 +25,33 @@ class Embed(Sparse):
         vocab_size: V.
         context_length: Longest sequence in tokens.
         d_embed: d, width between E and U.
+        start: "learned"; "frozen": E and U stay as they are drawn; "skip": they learn, and x_0 =
+            rms(rms(E[token] U) + the one-hot vector of `VocabSpace`).
         options: Of `Sparse`.
+
+    Raises:
+        ValueError: If there is no such start.
     """
 
     def __init__(
-        self, vocab_size: int, context_length: int, d_embed: int = 128, **options: Any
+        self,
+        vocab_size: int,
+        context_length: int,
+        d_embed: int = 128,
+        start: str = "learned",
+        **options: Any,
     ) -> None:
+        if start not in STARTS:
+            raise ValueError(f"model.start must be {' or '.join(STARTS)}, got {start!r}")
         super().__init__(vocab_size, context_length, **options)
-        self.embedding = normal(vocab_size, d_embed)
-        self.expansion = normal(d_embed, vocab_size)
+        learns = start != "frozen"
+        self.embedding = normal(vocab_size, d_embed).requires_grad_(learns)
+        self.expansion = normal(d_embed, vocab_size).requires_grad_(learns)
+        self.skips = start == "skip"
 
     def start(self, tokens: Int[Tensor, "batch pos"]) -> State:
-        return rms((F.embedding(tokens, self.embedding) @ self.expansion).float()).to(self.dtype)
+        x = rms((F.embedding(tokens, self.embedding) @ self.expansion).float())
+        return (rms(x + super().start(tokens)) if self.skips else x).to(self.dtype)
 
     def word_maps(self) -> dict[str, WordMap]:
         """The table of bigrams, and those of the steps."""

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -105,8 +106,34 @@ class Vote(Readable):
 
     def listing(self, columns: Sequence[State], start: State) -> dict[str, Mixture]:
         names = tuple(f"column {number}" for number in range(len(columns)))
-        shares = self.shares(columns, start).float()
-        return {"columns": Mixture(names, shares.expand(*start.shape[:2], -1))}
+        return {"columns": Mixture(names, self._everywhere(columns, start))}
+
+    def weights_by_step(
+        self, columns: Sequence[State], start: State, num_steps: int
+    ) -> Float[Tensor, "step batch pos column"]:
+        """How much is left in the vote of what each column writes in each step.
+
+        Inhibition is linear in what columns have written: w = w - I w after every step. So the vote
+        omega w hears a step's updates through omega (1 - I)^n, n steps before the end.
+        """
+        heard = self._everywhere(columns, start)
+        if not self.per_step:
+            return heard.expand(num_steps, -1, -1, -1)
+        by_step = []
+        for _ in range(num_steps):
+            heard = heard - heard @ self.of_others()
+            by_step.append(heard)
+        return torch.stack(by_step[::-1])
+
+    def _everywhere(
+        self, columns: Sequence[State], start: State
+    ) -> Float[Tensor, "batch pos column"]:
+        """Omega of every position, fp32."""
+        return self.shares(columns, start).float().expand(*start.shape[:2], -1)
+
+    def of_others(self) -> Float[Tensor, "columns columns"]:
+        """I without its diagonal: no column inhibits itself."""
+        return self.inhibition - self.inhibition.diag().diag()
 
     def inhibited(self, columns: Sequence[State], start: State) -> list[State]:
         """Every column less I times what the others have written.
@@ -114,7 +141,7 @@ class Vote(Readable):
         That is x_c - x_0: the start, which all columns share, stays what it is.
         """
         written = torch.stack([x - start for x in columns])
-        others = self.inhibition - self.inhibition.diag().diag()
+        others = self.of_others()
         change = torch.einsum("ij,jbtv->ibtv", others, written.to(others.dtype))
         return [x - less.to(x.dtype) for x, less in zip(columns, change, strict=True)]
 
@@ -188,3 +215,14 @@ class Columnar(VocabSpace):
             if self.vote.per_step and column == self.num_columns - 1:
                 columns = self.vote.inhibited(columns, trace.start)
         return self.vote(columns, trace.start)
+
+    def pass_weights(
+        self, states: Sequence[State], start: State
+    ) -> Float[Tensor, "passes batch pos 1"]:
+        """The share of a pass's column in the vote, less what inhibition takes away later."""
+        columns = list(states[-self.num_columns :])
+        if self.vote.per_step:
+            columns = self.vote.inhibited(columns, start)
+        num_steps = len(states) // self.num_columns
+        weights = self.vote.weights_by_step(columns, start, num_steps)
+        return rearrange(weights, "step batch pos column -> (step column) batch pos 1")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from crystalline.layers.parts import Parts
-from crystalline.models.vocab_space.blocks import Shared, State, linear, normal, rms
+from crystalline.models.vocab_space.blocks import Residual, Shared, State, linear, normal, rms
 from crystalline.models.vocab_space.fourier import (
     Basis,
     FourierMemory,
@@ -54,6 +54,21 @@ class Call(nn.Module):
         self.keep = nn.Parameter(torch.ones(()))
 
 
+class Called(Residual):
+    """x + share * gain * block(rms x), of which the share is the call's."""
+
+    def forward(
+        self, x: State, cache: Any = None, share: Tensor | float = 1.0, *further: Any
+    ) -> State:
+        return x + self.update(x, cache, share, *further).to(x.dtype)
+
+    def update(
+        self, x: State, cache: Any = None, share: Tensor | float = 1.0, *further: Any
+    ) -> State:
+        """What is added to the state; `further` is for the block."""
+        return share * self.gain * self.block(rms(x.float()), cache, *further)
+
+
 class SharedStep(Readable):
     """keep * (x + across a Memory(rms x), then + within b Op(rms x)), of which a and b are its own.
 
@@ -64,14 +79,11 @@ class SharedStep(Readable):
 
     def __init__(self, memory: FourierMemory, op: FourierOp) -> None:
         super().__init__()
-        self.memory, self.op = memory, op
-        self.memory_gain = nn.Parameter(torch.ones(()))
-        self.op_gain = nn.Parameter(torch.ones(()))
+        self.memory, self.op = Called(memory), Called(op)
 
     def forward(self, x: State, cache: Any, call: Call) -> State:
-        read = self.memory(rms(x.float()), cache, call.decay_shift)
-        x = x + (call.across * self.memory_gain * read).to(x.dtype)
-        x = x + (call.within * self.op_gain * self.op(rms(x.float()))).to(x.dtype)
+        x = self.memory(x, cache, call.across, call.decay_shift)
+        x = self.op(x, None, call.within)
         return call.keep.to(x.dtype) * x
 
     def init_cache(self, batch: int) -> Any:
@@ -79,15 +91,8 @@ class SharedStep(Readable):
 
     def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
         """Those of memory and op, with the step's gains and without a call's."""
-        found: dict[str, WordMap] = {}
-        for name, block, gain in (
-            ("memory", self.memory, self.memory_gain),
-            ("op", self.op, self.op_gain),
-        ):
-            maps = block.word_maps(vocab_size).items()
-            pushed = {n: map.scaled(gain) if map.gap > 0 else map for n, map in maps}
-            found |= prefixed(name, pushed)
-        return found
+        memory, op = self.memory.word_maps(vocab_size), self.op.word_maps(vocab_size)
+        return prefixed("memory", memory) | prefixed("op", op)
 
 
 class Golf(VocabSpace):

@@ -71,4 +71,15 @@ def test_the_state_itself_repeats_the_word(read):
     found = lens(traced, model.head, targets, views(model.head)["state"])
     assert (found.copy_rank[0] == 1).all()
     assert set(views(model.head)) == {"state", "delta"}
+
+
+def test_of_states_that_have_forgotten_the_first_it_is_not_taken_again():
+    model, (tokens, targets) = meta(readout="forgotten"), text()
+    traced, of = trace(model, tokens), views(model.head)
+    state, delta = (lens(traced, model.head, targets, of[name]) for name in ("state", "delta"))
+    assert torch.equal(state.kl[1:], delta.kl[1:])
+    assert float(delta.kl[-1].max()) < 1e-6
+
+
+def test_a_head_that_learns_what_to_leave_out_has_a_view_of_its_own():
     assert set(views(meta(readout="learned_beta").head)) == {"state", "delta", "learned_beta"}

@@ -3,7 +3,13 @@ import math
 import pytest
 import torch
 
-from crystalline.interpret.word_tests import change_states, correlation, outcome_rows, rotation
+from crystalline.interpret.word_tests import (
+    change_states,
+    correlation,
+    interval,
+    outcome_rows,
+    rotation,
+)
 from tests.crystalline.interpret.word_models import VOCAB, meta, text
 
 
@@ -84,10 +90,18 @@ def test_there_is_a_row_for_each_pass_change_and_kind():
         (1, change, kind) for change in ("zero", "exchange") for kind in ("words", "rotated")
     ]
     assert rows == outcome_rows(model, [tokens[:2], tokens[2:]])
-    assert all(-1 <= row["faithful"] <= 1 for row in rows)
+    assert all(-1 <= row["low"] <= row["faithful"] <= row["high"] <= 1 for row in rows)
 
 
 def test_correlation_is_pearsons():
     x, y = torch.tensor([1.0, 2.0, 4.0]), torch.tensor([1.0, 3.0, 2.0])
     assert correlation(x, y) == pytest.approx(0.327327, rel=1e-4)
     assert math.isnan(correlation(x, torch.ones(3)))
+
+
+def test_an_interval_is_fishers():
+    assert interval(0.5, 28) == pytest.approx((0.1561, 0.7358), abs=1e-3)
+    low, high = interval(1.0, 10)
+    assert 0.99 < low <= high == 1
+    assert interval(0.5, 3) == (-1, 1)
+    assert all(math.isnan(end) for end in interval(math.nan, 9))

@@ -37,11 +37,19 @@ def test_ways_are_listed_where_parts_choose():
     p = model.halting(found.states[0]).sigmoid()
     torch.testing.assert_close(found.mixtures["halting.halt"].shares[..., 1:], p)
     assert found.mixtures["halting.halt"].names == ("go on", "halt")
+    assert [name for name in found.mixtures if "halting" in name] == ["halting.halt"]  # asked once
 
 
 def test_calls_of_a_shared_step_are_numbered():
     model = make("v4_golf")
-    assert list(trace(model, text()[0]).updates) == ["steps.0", "steps.0@2", "steps.1"]
+    found = trace(model, text()[0])
+    parts = ("memory", "op", "rest")  # the rest is what a call keeps of the state
+    assert list(found.updates) == [
+        *(f"steps.0.{part}" for part in ("memory", "op")), "steps.0.rest",
+        *(f"steps.0.{part}@2" for part in ("memory", "op")), "steps.0@2.rest",
+        *(f"steps.1.{part}" for part in parts),
+    ]  # fmt: skip
+    assert list(found.passes.values()) == [0, 0, 0, 1, 1, 1, 2, 2, 2]
 
 
 def test_the_model_is_as_it_was():

@@ -3,7 +3,49 @@ import torch
 
 from crystalline.interpret.word_trace import trace
 from crystalline.interpret.word_updates import REMAINDER, START, part_rows, parts_of, pushes
+from crystalline.models.vocab_space.model import VocabSpace
 from tests.crystalline.interpret.word_models import VOCAB, meta, text
+from tests.crystalline.models.vocab_space.test_variants import EACH, MODES, make, shaken
+
+ROUNDED = {  # as published, the vote adds in bf16: beside sqrt(V), small updates are rounded away
+    ("v16_columnar", "faithful"): 0.1,
+}
+
+
+def left_over(model) -> float:
+    """|remainder| / |x_N - x_0|, of all positions together."""
+    tokens = torch.randint(32, (2, 12), generator=torch.Generator().manual_seed(1))
+    torch.manual_seed(3)  # of the noise that some draw in evaluation, as published
+    found = trace(model.eval(), tokens)
+    moved = (found.last - found.carried).norm()
+    return float(parts_of(found, model.head)[REMAINDER].norm() / moved)
+
+
+@EACH
+@MODES
+@pytest.mark.usefixtures("unchecked")
+def test_updates_by_their_weights_are_all_there_is(variant, mode):
+    model = shaken(make(variant, mode=mode, num_steps=2), 0.3)
+    assert left_over(model) < ROUNDED.get((variant, mode), 1e-5)
+
+
+@pytest.mark.parametrize("variant", ["v11_tpg", "v16_columnar"])
+@pytest.mark.usefixtures("unchecked")
+def test_without_weights_much_is_left_over(variant, monkeypatch):
+    model = shaken(make(variant, readout="forgotten"), 0.3)
+    assert left_over(model) < 1e-5
+    monkeypatch.setattr(type(model), "pass_weights", VocabSpace.pass_weights)
+    assert left_over(model) > 0.1
+
+
+def test_what_a_halted_position_would_be_given_does_not_count():
+    model = shaken(make("v11_tpg", mode="faithful", state_dtype="fp32"), 0.3)
+    with torch.no_grad():
+        model.halting.map.bias.zero_()
+    found = trace(model.eval(), torch.arange(24).reshape(2, 12))
+    assert 0 < float(found.weights.mean()) < 1
+    assert (found.weights[0] == 1).all()
+    assert left_over(model) < 1e-5
 
 
 @pytest.mark.parametrize("readout", ["state", "delta", "learned_beta"])

@@ -73,6 +73,14 @@ def test_updates_are_tiny_as_published_alone():
     assert size["faithful"] < 2e-5 < 1e-3 < size["repaired"]  # of states of size 1
 
 
+def test_the_bank_is_saved_and_counted_once():
+    model = build()
+    saved = model.state_dict()
+    assert [name for name in saved if "bank" in name] == ["bank.maps"]
+    learned = sum(value.numel() for name, value in saved.items() if "temperature" not in name)
+    assert learned == model.count_parameters()["parameters"]
+
+
 def test_there_are_eight_operations_at_most():
     assert build(num_ops=3).bank.operations == ["gelu", "relu", "relu2"]
     with pytest.raises(ValueError, match=r"model\.num_ops must lie in \[1, 8\], got 9"):

@@ -1,12 +1,11 @@
-"""What is special about v12, and about v13, which is v12 after a learned start."""
+"""What is special about v12: slices, and steps that make one pass."""
 
 import pytest
 import torch
+from torch.nn.functional import one_hot
 
-from crystalline.models.vocab_space.blocks import rms
 from crystalline.models.vocab_space.slices import slice_pairs
 from crystalline.models.vocab_space.v12_sparse import Sparse, waves
-from crystalline.models.vocab_space.v13_embed import Embed
 
 
 def sets(num_steps, width, vocab_size=1024, addressing="contiguous"):
@@ -51,18 +50,13 @@ def test_waves_are_the_steps_in_turn(num_steps, width):
     assert not torch.allclose(in_reverse, in_turn, atol=1e-2)
 
 
-def test_the_start_of_the_control_is_a_table_of_bigrams_that_the_head_reads():
-    model = Embed(
-        32, 20, d_embed=5, num_steps=2, slice_width=4, readout="state", mode="repaired"
-    ).eval()
-    with torch.no_grad():
-        model.embedding.mul_(1e4)  # so far above the epsilon of `rms` that it can be taken twice
+@pytest.mark.parametrize("addressing", ["contiguous", "permuted"])
+@pytest.mark.parametrize("readout", ["state", "delta"])
+def test_without_a_step_the_head_reads_the_start(addressing, readout):
+    model = Sparse(32, 20, 0, 8, addressing=addressing, readout=readout)
     tokens = torch.randint(32, (2, 7))
-    table = model.embedding @ model.expansion
-    torch.testing.assert_close(model.start(tokens), rms(table[tokens]))
-    with torch.no_grad():
-        for step in model.steps:
-            for block in step.blocks:
-                block.gain.zero_()
-    bigrams = 30 * torch.tanh(rms(table[tokens]) / 30)
-    torch.testing.assert_close(model(tokens).logits, bigrams, atol=1e-5, rtol=1e-5)
+    output = model(tokens, codes=True)
+    own = one_hot(tokens, 32) if readout == "state" else torch.zeros(2, 7, 32)
+    torch.testing.assert_close(output.logits, 30 * torch.tanh(32**0.5 * own / 30))
+    assert output.codes == {}
+    assert model.word_maps() == {}

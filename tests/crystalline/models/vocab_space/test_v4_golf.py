@@ -26,16 +26,17 @@ def norm(x):
 
 def read_past(step, call, x):
     """The memory's update, pair by pair."""
-    z = norm(x) @ step.memory.basis()
-    q, k = (F.normalize(m.owned[0](z), dim=-1) for m in (step.memory.queries, step.memory.keys))
-    u, read = step.memory.values(z), torch.zeros_like(q)
+    memory = step.memory.block
+    z = norm(x) @ memory.basis()
+    q, k = (F.normalize(m.owned[0](z), dim=-1) for m in (memory.queries, memory.keys))
+    u, read = memory.values(z), torch.zeros_like(q)
     for head, part in enumerate((slice(0, 4), slice(4, 8))):
-        decay = torch.sigmoid(step.memory.decay_logit[head] + call.decay_shift[head])
+        decay = torch.sigmoid(memory.decay_logit[head] + call.decay_shift[head])
         for t in range(x.shape[1]):
             for s in range(t):
                 score = (q[:, t, part] * k[:, s, part]).sum(-1, keepdim=True)
                 read[:, t, part] += decay ** (t - s - 1) * score * u[:, s, part]
-    return step.memory.gain * read @ step.memory.output.weight @ step.memory.basis().T
+    return memory.gain * read @ memory.output.weight @ memory.basis().T
 
 
 def test_a_model_is_what_its_formula_says():
@@ -44,13 +45,13 @@ def test_a_model_is_what_its_formula_says():
     x = 4.0 * F.one_hot(tokens, 16)
     for number, call in enumerate(model.calls):
         step = model.steps[number // 2]
-        x = x + call.across * step.memory_gain * read_past(step, call, x)
-        op = step.op
+        x = x + call.across * step.memory.gain * read_past(step, call, x)
+        op = step.op.block
         weights = (op.reader.basis() @ op.reader.weight.T).softmax(0)
         mix = op.mix.diagonal.diag() + op.mix.down @ op.mix.up
         hidden = F.gelu(norm(x) @ weights @ mix + op.bias)
         written = op.gain * hidden @ op.writer.weight @ op.writer.basis().T
-        x = call.keep * (x + call.within * step.op_gain * written)
+        x = call.keep * (x + call.within * step.op.gain * written)
     expected = 30 * torch.tanh(model.head.gamma * norm(x) / 30)
     torch.testing.assert_close(model(tokens).logits, expected, atol=1e-4, rtol=1e-4)
 
@@ -74,7 +75,7 @@ def test_every_call_learns_its_own_decays():
     shifts = [call.decay_shift.grad for call in model.calls]
     assert all(s is not None and s.abs().min() > 0 for s in shifts)
     fresh: Any = Golf(16, 12, **SIZES).steps[0]
-    assert fresh.memory.decay_logit.tolist() == [1, 5]
+    assert fresh.memory.block.decay_logit.tolist() == [1, 5]
 
 
 def test_wrong_numbers_are_named():

@@ -139,17 +139,21 @@ def test_a_repaired_model_overfits_one_batch(variant):
     model = make(variant, mode="repaired").train()
     optimizer = torch.optim.Adam(model.parameters(), lr=0.01)
     tokens = torch.randint(32, (2, 12))
-    losses = []
     for _ in range(120):
         loss = model(tokens[:, :-1]).cross_entropy(tokens[:, 1:]).loss
-        losses.append(loss.item())
-        if losses[-1] < 1.5:
+        if loss < 1.5:
             break
         optimizer.zero_grad()
         loss.backward()
         optimizer.step()
-    assert losses[0] < 7.5  # no copy of the current word at the start
-    assert losses[-1] < 1.5  # ln 32 = 3.47 without learning
+    assert loss < 1.5  # ln 32 = 3.47 without learning
+
+
+@EACH
+def test_losses_beside_the_main_one_are_of_training_alone(variant):
+    model, tokens = make(variant), torch.randint(32, (2, 5))
+    assert set(model.train()(tokens).losses) == set(model.loss_weights(0.5))
+    assert model.eval()(tokens).losses == {}
 
 
 @EACH
