@@ -38,7 +38,7 @@ def visit_codebooks(model: LanguageModel, tokens: Int[Tensor, "batch pos"], visi
 
 
 def _real(x: Tensor, _: Any = None, __: Any = None, real: Tensor | None = None) -> Tensor:
-    """By the arguments of `Codebook.forward`."""
+    """By the arguments of `ProjectedCodebook.forward`."""
     return x if real is None else x[real][:, None]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor, nn
 
-from crystalline.contract import Edit
 from crystalline.layers.precision import at_least_fp32
 from crystalline.quantizers.coding import Coding
 from crystalline.quantizers.kmeans import kmeans
@@ -100,49 +99,6 @@ class Codebook(nn.Module, ABC):
         self.register_buffer(
             "round_counts", torch.zeros(shape, dtype=torch.int64), persistent=False
         )
-
-    @abstractmethod
-    def forward(
-        self,
-        x: Float[Tensor, "batch pos d_input"],
-        override: Edit | None = None,
-        positions: Int[Tensor, " pos"] | None = None,
-        real: Bool[Tensor, "batch pos"] | None = None,
-    ) -> QuantizerOutput:
-        """Replace every vector of `x` by codes.
-
-        Args:
-            x: Vectors.
-            override: Edits the choice before the lookup.
-            positions: Of `x`, for `override`; None for 0, 1, 2, ...
-            real: False at padding, which is neither learned from nor counted in training, and what
-                leaves there means nothing; None: there is none.
-        """
-
-    def _real_alone(
-        self,
-        code: Callable[[Float[Tensor, "batch pos codebook_dim"]], QuantizerOutput],
-        target: Float[Tensor, "batch pos codebook_dim"],
-        real: Bool[Tensor, "batch pos"] | None,
-    ) -> QuantizerOutput:
-        """`code(target)`, in training of its real vectors alone; if none is, of the first.
-
-        Only the choice meets another number of rows than there are: matrix products before and
-        after it round a vector alike, whatever else is real.
-        """
-        if real is None or not self.training:
-            return code(target)
-        flat = target.flatten(0, 1)
-        rows = real.flatten().nonzero()[:, 0]
-        if not len(rows):
-            rows = rows.new_zeros(1)
-        found = code(flat[rows][:, None])
-
-        def spread(values: Tensor) -> Tensor:
-            whole = values.new_zeros(len(flat), values.shape[-1])
-            return whole.index_copy(0, rows, values[:, 0]).unflatten(0, real.shape)
-
-        return QuantizerOutput(spread(found.quantized), spread(found.indices), found.losses)
 
     @abstractmethod
     def project(self, x: Tensor) -> Float[Tensor, "*axes codebook_dim"]:

@@ -16,14 +16,15 @@ from torch import Tensor, nn
 
 from crystalline.contract import Choice, Edit
 from crystalline.layers.precision import at_least_fp32
-from crystalline.quantizers.codebook import Codebook, QuantizerOutput, Update
+from crystalline.quantizers.codebook import QuantizerOutput, Update
 from crystalline.quantizers.coding import residual_coding
 from crystalline.quantizers.estimators import ESTIMATORS, Estimator
+from crystalline.quantizers.projected import ProjectedCodebook
 from crystalline.quantizers.search import nearest
 from crystalline.ramp import ramp
 
 
-class ResidualQuantizer(Codebook):
+class ResidualQuantizer(ProjectedCodebook):
     """Sums one code from each of L books: r_0 = x, q_l = nearest code to r_l, r_{l+1} = r_l - q_l.
 
     The subtraction holds the code constant, so a level is trained on its own residual alone. Codes
@@ -101,28 +102,12 @@ class ResidualQuantizer(Codebook):
         self.project_in = nn.Linear(d_input or d_model, width, bias=False) if mapped else None
         self.project_out = nn.Linear(width, d_model, bias=False) if mapped else None
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch pos d_input"],
-        override: Edit | None = None,
-        positions: Int[Tensor, " pos"] | None = None,
-        real: Bool[Tensor, "batch pos"] | None = None,
-    ) -> QuantizerOutput:
-        target = self.project(x)
-        code = partial(self._code, override=override, positions=positions)
-        with torch.autocast(x.device.type, enabled=False):
-            coded = self._real_alone(code, target, None if override else real)
-        return QuantizerOutput(
-            self.as_output(coded.quantized).to(x.dtype), coded.indices, coded.losses
-        )
-
-    def _code(
+    def code(
         self,
         target: Float[Tensor, "batch pos codebook_dim"],
         override: Edit | None,
         positions: Int[Tensor, " pos"] | None,
     ) -> QuantizerOutput:
-        """What `forward` does among the codes."""
         target = self._standardised(target)
         coding = residual_coding(
             target.flatten(0, -2), self.codes, cosine=self.cosine, statistics=self.training

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from functools import partial
 
 import torch
 from jaxtyping import Bool, Float, Int
@@ -12,12 +11,13 @@ from torch import Tensor, nn
 
 from crystalline.contract import Choice, Edit
 from crystalline.layers.precision import at_least_fp32
-from crystalline.quantizers.codebook import Codebook, QuantizerOutput
+from crystalline.quantizers.codebook import QuantizerOutput
+from crystalline.quantizers.projected import ProjectedCodebook
 from crystalline.quantizers.search import nearest
 from crystalline.quantizers.whitener import Whitener
 
 
-class ScalarQuantizer(Codebook):
+class ScalarQuantizer(ProjectedCodebook):
     """Maps x to a few channels, squashes each into [-1, 1] and rounds it to one of its values.
 
     The grid does not learn, so no code can be left behind, and there is neither a codebook nor a
@@ -71,26 +71,12 @@ class ScalarQuantizer(Codebook):
         # at the ends to be whole.
         return torch.erf(z / math.sqrt(2)) * self.sizes / (self.sizes - 1)
 
-    def forward(
-        self,
-        x: Float[Tensor, "batch pos d_input"],
-        override: Edit | None = None,
-        positions: Int[Tensor, " pos"] | None = None,
-        real: Bool[Tensor, "batch pos"] | None = None,
-    ) -> QuantizerOutput:
-        target = self.project(x)
-        code = partial(self._code, override=override, positions=positions)
-        with torch.autocast(x.device.type, enabled=False):
-            coded = self._real_alone(code, target, None if override else real)
-        return QuantizerOutput(self.as_output(coded.quantized).to(x.dtype), coded.indices, {})
-
-    def _code(
+    def code(
         self,
         target: Float[Tensor, "batch pos channel"],
         override: Edit | None,
         positions: Int[Tensor, " pos"] | None,
     ) -> QuantizerOutput:
-        """What `forward` does among the values."""
         squashed = self._squashed(target)
         with torch.no_grad():
             steps = ((squashed + 1) * (self.sizes - 1) / 2).round().clamp(min=0)

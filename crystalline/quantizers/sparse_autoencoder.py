@@ -83,7 +83,7 @@ class SparseAutoencoder(Bottleneck):
         """The scores s of every latent."""
         return F.linear(points - self.pre_bias, self.encoder, self.encoder_bias)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Float[Tensor, "batch pos d_group"],
         temperature: Float[Tensor, "#batch #pos"],

@@ -96,7 +96,7 @@ class Bottleneck(Codebook):
         self.prior = UsagePrior(codebook_size, prior) if prior else None
 
     @abstractmethod
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Float[Tensor, "batch pos d_group"],
         temperature: Float[Tensor, "#batch #pos"],

@@ -56,7 +56,7 @@ class CodebookFeatures(Bottleneck):
             # Apart, or the gradient of so few weights takes a GPU longer than all else here.
             return n * self.norm.weight + self.norm.bias
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Float[Tensor, "batch pos d_group"],
         temperature: Float[Tensor, "#batch #pos"],

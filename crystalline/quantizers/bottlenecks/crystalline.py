@@ -112,7 +112,7 @@ class CrystallineBottleneck(Bottleneck):
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         return unit_rms(x)
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Float[Tensor, "batch pos d_group"],
         temperature: Float[Tensor, "#batch #pos"],

@@ -74,7 +74,7 @@ class SourceBottleneck(Bottleneck):
     def project(self, x: Tensor) -> Float[Tensor, "*axes d_group"]:
         return x.to(torch.promote_types(x.dtype, torch.float32))
 
-    def forward(  # type: ignore[override]
+    def forward(
         self,
         x: Float[Tensor, "batch pos d_group"],
         temperature: Float[Tensor, "#batch #pos"],
