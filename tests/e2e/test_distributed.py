@@ -114,3 +114,25 @@ def test_an_error_in_the_processes_is_one_line(corpus, tmp_path, capfd):
     assert said.splitlines()[-1] == f"crystalline.run: {line}"
     assert "Traceback" not in said
     assert (tmp_path / "error.txt").read_text() == line + "\n"
+
+
+@pytest.mark.slow
+def test_a_pyramid_that_moves_cuts_and_codes_learns_on_two_processes_as_on_one(corpus, tmp_path):
+    options = (
+        *OPTIONS,
+        *("model.num_levels=2", "model.quantizer.update=ema"),
+        "model.segmentation={min_mean_length: 1.5, mean_length: 3.0, theta_bits: 4.0}",
+    )
+    one = train(corpus, tmp_path / "one", *options, model="abstractinator")
+    typed = arguments(corpus, tmp_path / "two", *options, model="abstractinator")
+    two = process("run", tmp_path, *typed, "trainer=ddp_cpu")
+    assert two.status == 0, two.err
+    two = Finished(0, tmp_path / "two")
+    states = [checkpoint.load(run.last).model.state_dict() for run in (one, two)]
+    moved = [name for name in states[0] if name.endswith("segmenter.threshold")]
+    assert len(moved) == 2
+    for name in moved:  # symbols and segments are counted over all processes
+        assert states[0][name] != 4.0
+        assert float(states[1][name]) == pytest.approx(float(states[0][name]), rel=1e-3)
+    # Means over segments are those of a process, of which each has another number.
+    assert two.summary["val/loss"] == pytest.approx(one.summary["val/loss"], rel=1e-2)
