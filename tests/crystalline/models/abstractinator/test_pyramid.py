@@ -88,6 +88,7 @@ def test_every_build_is_causal_at_every_length(name):
         keeps_to_the_past(model, length)
 
 
+@pytest.mark.slow
 def test_no_leak_is_found_before_training():
     assert first_leak(pyramid(document_end=0)) is None
 
