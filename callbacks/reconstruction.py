@@ -18,7 +18,7 @@ from callbacks.validation_part import validation_part, without_padding
 from crystalline.metrics.reconstruction import FromCodes, reconstruction
 from crystalline.text_table import text_table
 from datamodules.batch import Batch
-from datamodules.rounds import RoundDataModule
+from datamodules.streams import StreamDataModule
 
 log = logging.getLogger(__name__)
 
@@ -66,17 +66,16 @@ class Reconstruction(Callback):
 
 def _num_bytes(trainer: Any, part: list[Batch]) -> int:
     """Bytes of the tokens that are told: all but a window's first, and but for its last target."""
-    data: RoundDataModule = trainer.datamodule
-    if data.split_bytes is None:
+    data = trainer.datamodule
+    if not isinstance(data, StreamDataModule):  # no text
         return 0
-    told = torch.cat([batch.tokens[:, 1:].flatten() for batch in part]).cpu()
-    ids, counts = told.unique(return_counts=True)
-    sizes = [len(data.tokenizer.token_bytes(token)) for token in ids.tolist()]
-    return sum(size * count for size, count in zip(sizes, counts.tolist(), strict=True))
+    before = torch.cat([batch.tokens[:, :-1].flatten() for batch in part]).cpu().numpy()
+    told = torch.cat([batch.tokens[:, 1:].flatten() for batch in part]).cpu().numpy()
+    return data.bytes_of(before, told)
 
 
 def _two_part(found: FromCodes, num_bytes: int) -> dict[str, float]:
-    """None for what is no text."""
+    """Nothing for what is no text."""
     if not num_bytes:
         return {}
     parts = {"token_bpb": found.token_nats, "code_bpb": found.code_nats}

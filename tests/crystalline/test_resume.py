@@ -21,6 +21,15 @@ def stop(step: int, name: str = "SIGTERM") -> str:
     return f"+callbacks.stop={{_target_: tests.running.Stop, step: {step}, signal: {name}}}"
 
 
+def weights_of(run: Finished) -> dict[str, torch.Tensor]:
+    return torch.load(run.last, weights_only=True)["state_dict"]
+
+
+def assert_equal_weights(whole: Finished, parts: Finished) -> None:
+    expected, found = weights_of(whole), weights_of(parts)
+    assert all(torch.equal(found[name], tensor) for name, tensor in expected.items())
+
+
 @pytest.mark.parametrize(
     ("update", "accumulate"),
     [
@@ -47,8 +56,7 @@ def test_six_rounds_and_six_more_are_twelve_bit_for_bit(corpus, tmp_path, update
     assert sum(float(row["codebook/revived"]) for row in later) > 0  # resets are part of the test
     for key in ("test/loss", "val/loss", "best_step", "steps", "codebook/perplexity"):
         assert parts.summary[key] == whole.summary[key], key
-    weights = [torch.load(run.last, weights_only=True)["state_dict"] for run in (whole, parts)]
-    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    assert_equal_weights(whole, parts)
 
 
 @pytest.mark.slow
@@ -60,14 +68,12 @@ def test_a_pyramid_that_moves_its_cuts_and_codes_goes_on_where_it_stood(corpus, 
     )
     whole = train(corpus, tmp_path / "whole", *options, model="abstractinator")
     parts = train(corpus, tmp_path / "parts", *options, stop(5), model="abstractinator")
-    threshold = torch.load(parts.last, weights_only=True)["state_dict"]
-    moved = [v for name, v in threshold.items() if name.endswith("segmenter.threshold")]
+    moved = [v for name, v in weights_of(parts).items() if name.endswith("segmenter.threshold")]
     assert len(moved) == 2
     assert moved[0] != 4.0
     assert resume(parts.last).status == 0
     assert parts.losses() == whole.losses()
-    weights = [torch.load(run.last, weights_only=True)["state_dict"] for run in (whole, parts)]
-    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
+    assert_equal_weights(whole, parts)
 
 
 @pytest.mark.slow
@@ -80,7 +86,7 @@ def test_estimates_over_rounds_go_on_where_they_stood(corpus, tmp_path):
     )
     whole = train(corpus, tmp_path / "whole", *options, model="transformer")
     parts = train(corpus, tmp_path / "parts", *options, stop(5), model="transformer")
-    weights = torch.load(parts.last, weights_only=True)["state_dict"]
+    weights = weights_of(parts)
     estimates = [v for name, v in weights.items() if name.endswith("mean_assignment.weight")]
     assert len(estimates) == 3
     assert all(0 < weight < 1 for weight in estimates)
@@ -102,11 +108,11 @@ def test_neurons_are_born_and_freeze_after_a_stop_as_they_would_have(corpus, tmp
     assert parts.status == 128 + signal.SIGTERM
     assert resume(parts.last).status == 0
     assert parts.losses() == whole.losses()
-    weights = [torch.load(run.last, weights_only=True)["state_dict"] for run in (whole, parts)]
-    assert all(torch.equal(weights[1][name], tensor) for name, tensor in weights[0].items())
-    born = weights[0]["model.blocks.0.field.birth"]
+    assert_equal_weights(whole, parts)
+    weights = weights_of(whole)
+    born = weights["model.blocks.0.field.birth"]
     assert {2, 4, 6, 8, 10} <= set(born.tolist())
-    assert weights[0]["model.blocks.0.field.frozen"].any()
+    assert weights["model.blocks.0.field.frozen"].any()
 
 
 def test_a_stop_between_validations_adds_none(corpus, tmp_path):
