@@ -13,8 +13,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from crystalline.base_model import take_bases
 from crystalline.command import CONF_DIR
 from crystalline.contract import LanguageModel
+from crystalline.tokenizer import DigitTokenizer
 from tests import composing
 from tests.selection import often
 
@@ -71,6 +73,7 @@ def test_every_model_builds(name):
     model = model_of(config)
     assert model.vocab_size == 320
     assert model.context_length == config.model.context_length == config.data.seq_len
+    assert take_bases(config.model, DigitTokenizer()) == {}  # nothing else is taken for a base
 
 
 EXPERIMENTS = [name for name in options("experiment") if not name.endswith("_512")]

@@ -29,7 +29,7 @@ class GroupedQueryAttention(Block):
         context_length: Longest sequence in tokens.
         num_heads: H, of queries; a multiple of `num_kv_heads`.
         num_kv_heads: Of keys and values.
-        rope_base: Of the rotary positions; their tables are fp32 in both modes.
+        rope_theta: Of the rotary positions; their tables are fp32 in both modes.
         query_gain: Of every head at the start.
 
     Raises:
@@ -42,7 +42,7 @@ class GroupedQueryAttention(Block):
         context_length: int,
         num_heads: int,
         num_kv_heads: int,
-        rope_base: float,
+        rope_theta: float,
         query_gain: float,
     ) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class GroupedQueryAttention(Block):
         self.out = nn.Linear(vocab_size, vocab_size, bias=False)
         nn.init.zeros_(self.out.weight)
         self.query_gain = nn.Parameter(torch.full((num_heads,), float(query_gain)))
-        self.rotary = Rotary(self.d_head, context_length, rope_base)
+        self.rotary = Rotary(self.d_head, context_length, rope_theta)
 
     def forward(self, x: State, cache: KeyValueCache | None = None) -> State:
         start = 0 if cache is None else cache.length
@@ -115,7 +115,7 @@ class Attention(VocabSpace):
         num_steps: N.
         num_heads: Of queries.
         num_kv_heads: Of keys and values.
-        rope_base: Longest wavelength of the rotary positions over 2 pi.
+        rope_theta: Longest wavelength of the rotary positions over 2 pi.
         query_gain: Of every head at the start.
         channels: C.
         harmonics: K.
@@ -133,7 +133,7 @@ class Attention(VocabSpace):
         num_steps: int = 8,
         num_heads: int = 8,
         num_kv_heads: int = 4,
-        rope_base: float = 10_000.0,
+        rope_theta: float = 10_000.0,
         query_gain: float = 1.5,
         channels: int = 128,
         harmonics: int = 16,
@@ -146,7 +146,7 @@ class Attention(VocabSpace):
         switches = resolve(mode, fourier_read=fourier_read, basis=basis)
         phi = Basis(fourier_basis(vocab_size, harmonics), switches.basis)
         attention = GroupedQueryAttention(
-            vocab_size, context_length, num_heads, num_kv_heads, rope_base, query_gain
+            vocab_size, context_length, num_heads, num_kv_heads, rope_theta, query_gain
         )
 
         def step() -> Step:
