@@ -44,10 +44,11 @@ def crystalline(
     """Two layers; three codes of 16 a position unless `num_codes_k` says otherwise."""
     k = options.pop("num_codes_k", 3)
     temp_init = options.pop("temp_init", 0.2)
+    positions = options.pop("learned_positions", False)
     sites = Sites(places, groups=options.pop("groups", 1), layers=options.pop("layers", None))
     return Crystalline(
         VOCAB, CONTEXT, WIDTH, 2, HEADS, 16, k, sites, Selection(**options), mode,
-        temp_init=temp_init,
+        temp_init=temp_init, learned_positions=positions,
     )  # fmt: skip
 
 
@@ -92,7 +93,7 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
         places=("attn_pre", "mlp"), temp_scope="position", estimator="gumbel_ste"
     ),
     "crystalline_input_ste": lambda: crystalline(
-        temp_scope="fixed", estimator="input_ste", noise=False
+        temp_scope="fixed", estimator="input_ste", noise=False, learned_positions=True
     ),
     "crystalline_rotation": lambda: crystalline(temp_scope="annealed", estimator="rotation"),
     "crystalline_soft": lambda: crystalline(temp_scope="head", estimator="soft"),

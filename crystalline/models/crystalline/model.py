@@ -97,6 +97,8 @@ class Crystalline(LanguageModel):
         temp_min: Lowest temperature.
         d_mlp: Width of the MLP's hidden layer; 4 d_model if None.
         dropout: On the embedding and on what attention and MLP write.
+        learned_positions: Adds a learned vector for each position to the embedding; heads have
+            rotary positions in any case, which tell distances but no places.
 
     Raises:
         ValueError: If options contradict each other.
@@ -122,6 +124,7 @@ class Crystalline(LanguageModel):
         temp_min: float = 0.005,
         d_mlp: int | None = None,
         dropout: float = 0.0,
+        learned_positions: bool = False,
     ) -> None:
         super().__init__(vocab_size, context_length)
         build = builder(
@@ -140,6 +143,7 @@ class Crystalline(LanguageModel):
             if unknown:
                 raise ValueError(f"sites.{name} must lie in [0, {num_layers}), got {unknown}")
         self.embedding = nn.Embedding(vocab_size, d_model)
+        self.positions = nn.Embedding(context_length, d_model) if learned_positions else None
         self.dropout = nn.Dropout(dropout)
         self.layers: Parts[CrystallineBlock] = Parts(
             CrystallineBlock(
@@ -162,7 +166,11 @@ class Crystalline(LanguageModel):
     ) -> ModelOutput:
         chosen: dict[str, Codes] = {}
         losses: list[Mapping[str, Tensor]] = []
-        x = self.dropout(self.embedding(tokens))
+        x = self.embedding(tokens)
+        if self.positions is not None:
+            start = 0 if cache is None else cache[0].length
+            x = x + self.positions.weight[start : start + tokens.shape[1]]
+        x = self.dropout(x)
         for index, block in enumerate(self.layers):
             name = f"layers.{index}"
             trace = Trace.of(name, edits, entropy=codes)

@@ -25,6 +25,14 @@ def test_without_bottlenecks_it_is_the_transformer():  # M2
     assert model.count_parameters() == plain.count_parameters()
 
 
+@torch.no_grad()
+@pytest.mark.parametrize("learned", [False, True])
+def test_a_text_of_one_token_shows_whether_places_are_known(learned):
+    model = crystalline(places=(), learned_positions=learned)
+    logits = model(torch.zeros(1, CONTEXT, dtype=torch.int64)).logits[0]
+    assert torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-5) != learned
+
+
 @pytest.mark.parametrize("name", ["crystalline", "codebook_features", "crystalline_source"])
 def test_training_starts_at_chance(name):  # M3
     torch.manual_seed(0)
