@@ -7,6 +7,8 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from crystalline.layers.kernels import taps
+
 
 class CausalConvolution(nn.Module):
     """y_t = x_t + sum_{i < width} w_i * x_{t-i}, per channel; starts as the identity.
@@ -38,7 +40,7 @@ class DepthwiseConvolution(nn.Module):
     """y_t = bias + sum_{i < width} w_i * x_{t-i}, per channel.
 
     Zeros stand before the first position. One multiplication and addition a tap: faster than
-    `F.conv1d` with as many groups as channels, and one kernel when compiled.
+    `F.conv1d` with as many groups as channels. On a GPU one operator, see `kernels.taps`.
 
     Args:
         d_model: Channels.
@@ -61,10 +63,13 @@ class DepthwiseConvolution(nn.Module):
 
         With `gates`, position t has taps gates[t, i] weight[..., i] of its own.
         """
+        bias, weight = self.bias.type_as(x), self.weight[:, 0].T.contiguous().type_as(x)
         before = self.init_recent(len(x)).type_as(x) if recent is None else recent
         padded = torch.cat([before, x], dim=1)
-        y = self.bias.type_as(x)
-        for i, tap in enumerate(self.weight[:, 0].T.contiguous().type_as(x)):
+        if recent is None and taps.applies(x):
+            return taps.filtered(x, weight, bias, gates), padded[:, x.shape[1] :]
+        y = bias
+        for i, tap in enumerate(weight):
             seen = padded[:, i : i + x.shape[1]]
             y = torch.addcmul(y, seen if gates is None else seen * gates[..., i, None], tap)
         return y, padded[:, x.shape[1] :]

@@ -10,6 +10,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crystalline.layers.cross_entropy import cross_entropy
+from crystalline.layers.kernels.largest import kth_largest
 from crystalline.models.vocab_space.blocks import Fading, Scheduled, State
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
 from crystalline.models.vocab_space.readable import Readable, WordMap
@@ -77,8 +78,7 @@ class GatedStep(Readable, Scheduled):
         if self.limit is None:
             largest = rank.topk(self.top_states, dim=-1).indices
             return torch.zeros_like(rank).scatter(-1, largest, 1.0)
-        ordered = rank.sort(dim=-1, descending=True).values
-        return (rank >= ordered.index_select(-1, self.limit.view(1) - 1)).to(rank.dtype)
+        return (rank >= kth_largest(rank, self.limit)).to(rank.dtype)
 
     def init_cache(self, batch: int) -> Fading:
         return self.block.init_cache(batch)

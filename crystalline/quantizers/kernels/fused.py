@@ -11,19 +11,13 @@ and the statistics that running means need are all that the codes' gradient need
 
 from __future__ import annotations
 
-import functools
-import importlib.util
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from crystalline.layers.kernels import has_triton
 from crystalline.quantizers.search import nearest
-
-
-@functools.cache
-def has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
 
 
 def applies(points: Tensor, codes: Tensor) -> bool:

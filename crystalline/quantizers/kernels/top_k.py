@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crystalline.quantizers.kernels.fused import has_triton
+from crystalline.layers.kernels import has_triton
 
 _CHUNK = 1 << 19
 """Numbers that a CPU holds at once: 2 MiB of fp32 stay in its cache."""
