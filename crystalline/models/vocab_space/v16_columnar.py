@@ -140,10 +140,14 @@ class Vote(Readable):
 
         That is x_c - x_0: the start, which all columns share, stays what it is.
         """
-        written = torch.stack([x - start for x in columns])
-        others = self.of_others()
-        change = torch.einsum("ij,jbtv->ibtv", others, written.to(others.dtype))
-        return [x - less.to(x.dtype) for x, less in zip(columns, change, strict=True)]
+        written = [(x - start).to(self.inhibition.dtype) for x in columns]
+        changed = []
+        for x, strengths in zip(columns, self.of_others(), strict=True):  # no matrix: one kernel
+            less = torch.zeros_like(written[0])
+            for strength, theirs in zip(strengths, written, strict=True):
+                less = less + strength * theirs
+            changed.append(x - less.to(x.dtype))
+        return changed
 
 
 class Columnar(VocabSpace):
