@@ -8,6 +8,7 @@ from collections import Counter
 import pytest
 
 from tests.running import command, train
+from tests.selection import every_third
 
 SITE = "stages.0.blocks.0.quantizer"
 UPPER = "stages.1.blocks.0.quantizer"
@@ -161,31 +162,31 @@ def test_output_names_another_file(text_run, tmp_path):
     assert json.loads((tmp_path / "x.json").read_text())["steps"] > 0
 
 
-@pytest.mark.parametrize(
-    ("do", "typed", "line"),
-    [
-        ("melt", (), "do=melt: give one of activate, deactivate, clamp, patch, compose, steer"),
-        ("clamp", ("code=1",), "site: give the site that the code belongs to"),
-        ("clamp", ("code=1", "site=x"), f"site=x: there is no such site; valid: {SITE}, {UPPER}"),
-        ("clamp", (f"site={SITE}",), "codes: give code=<number>, or codes=[...]"),
-        ("clamp", (f"site={SITE}", "code=8"), f"code=8: codes of {SITE} lie in [0, 8)"),
-        ("clamp", (f"site={SITE}", "code=1", "level=2"), f"level=2: {SITE} has 2"),
-        ("clamp", (f"site={SITE}", "code=one"), "codes: one is neither a number nor {site: ..."),
-        ("compose", (f"site={SITE}", "codes=[1]"), "codes: give codes=[...], 2 or more"),
-        ("compose", (f"site={SITE}", "codes=[1,2]"), "has no room left at level 0 for code 2"),
-        ("activate", (f"site={SITE}", "code=1", "positions=[1]"), "positions=[1]: tokens lie in"),
-        ("activate", (f"site={UPPER}", "code=1"), f"site={UPPER}: the text is too short for it"),
-        ("activate", (f"site={SITE}", "code=1", f"prompt={'x' * 16}"), "prompt: 17 tokens"),
-        ("steer", (f"site={SITE}", "code=1"), "topic: give the words to count"),
-        ("steer", (f"site={SITE}", "code=1", "topic=[a]", "num_samples=0"), "num_samples=0"),
-        ("steer", (f"site={SITE}", "code=1", "topic=[a]", "batch_size=0"), "batch_size=0: give 1"),
-        ("steer", ("topics=tinystories", "num_codes=0"), "num_codes=0: give 1 or more"),
-        ("steer", ("topics=tinystories", "choose=best"), "choose=best: give effect or firing"),
-        ("steer", ("topics=tinystories",), "topic=[dragon,dragons]: no token"),
-        ("deactivate", (f"site={SITE}", "code=1", "sequences=0"), "sequences=0: give 1 or more"),
-        ("states", (), "do=states: data=text is no machine; name a checkpoint of data=fsm"),
-    ],
-)
+ERRORS = [
+    ("melt", (), "do=melt: give one of activate, deactivate, clamp, patch, compose, steer"),
+    ("clamp", ("code=1",), "site: give the site that the code belongs to"),
+    ("clamp", ("code=1", "site=x"), f"site=x: there is no such site; valid: {SITE}, {UPPER}"),
+    ("clamp", (f"site={SITE}",), "codes: give code=<number>, or codes=[...]"),
+    ("clamp", (f"site={SITE}", "code=8"), f"code=8: codes of {SITE} lie in [0, 8)"),
+    ("clamp", (f"site={SITE}", "code=1", "level=2"), f"level=2: {SITE} has 2"),
+    ("clamp", (f"site={SITE}", "code=one"), "codes: one is neither a number nor {site: ..."),
+    ("compose", (f"site={SITE}", "codes=[1]"), "codes: give codes=[...], 2 or more"),
+    ("compose", (f"site={SITE}", "codes=[1,2]"), "has no room left at level 0 for code 2"),
+    ("activate", (f"site={SITE}", "code=1", "positions=[1]"), "positions=[1]: tokens lie in"),
+    ("activate", (f"site={UPPER}", "code=1"), f"site={UPPER}: the text is too short for it"),
+    ("activate", (f"site={SITE}", "code=1", f"prompt={'x' * 16}"), "prompt: 17 tokens"),
+    ("steer", (f"site={SITE}", "code=1"), "topic: give the words to count"),
+    ("steer", (f"site={SITE}", "code=1", "topic=[a]", "num_samples=0"), "num_samples=0"),
+    ("steer", (f"site={SITE}", "code=1", "topic=[a]", "batch_size=0"), "batch_size=0: give 1"),
+    ("steer", ("topics=tinystories", "num_codes=0"), "num_codes=0: give 1 or more"),
+    ("steer", ("topics=tinystories", "choose=best"), "choose=best: give effect or firing"),
+    ("steer", ("topics=tinystories",), "topic=[dragon,dragons]: no token"),
+    ("deactivate", (f"site={SITE}", "code=1", "sequences=0"), "sequences=0: give 1 or more"),
+    ("states", (), "do=states: data=text is no machine; name a checkpoint of data=fsm"),
+]
+
+
+@pytest.mark.parametrize(("do", "typed", "line"), every_third(ERRORS))
 def test_what_a_user_gets_wrong_is_one_line(text_run, capfd, do, typed, line):
     assert intervene(text_run, *typed, do=do) == (1, None)
     said = capfd.readouterr()

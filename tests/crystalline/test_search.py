@@ -7,6 +7,7 @@ import pytest
 
 from crystalline.interpret.buckets import BucketTable
 from tests.running import Finished, command, train
+from tests.selection import every_third
 
 SITE = "stages.0.blocks.0.quantizer"
 
@@ -121,29 +122,29 @@ def test_a_second_search_gives_the_same_file(text):
     assert (text.folder / "third.json").read_text() == content
 
 
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["pattern=(a"], "pattern=(a: not a regular expression"),
-        (["pattern=Q{9}"], "pattern=Q{9}: it matches none of the 320 tokens read"),
-        (["site=nowhere"], f"site=nowhere: give one of {SITE}, stages.1.blocks.0.quantizer"),
-        (["code=0"], f"site=null: give one of {SITE}, stages.1.blocks.0.quantizer"),
-        (["code=8", f"site={SITE}"], f"code=8: {SITE} has codes 0 to 7"),
-        (["code=0", "level=2", f"site={SITE}"], f"level=2: {SITE} has levels 0 to 1"),
-        (["code=-1"], "code=-1: give 0 or more"),
-        (["token=xy"], "token=xy: not one token but 'x', 'y'; give one of them"),
-        (["token=Q"], "token=Q: none of the tokens read"),
-        (["states=true"], "states=True: data=text has no states; only data=fsm has"),
-        (["pattern=a", "phase=0"], "phase=0: data=text has no states; only data=fsm has"),
-        (["phase=0"], "phase=0 chooses among matches; give a pattern too"),
-        (["topic=tea"], "topic=tea: give words in brackets"),
-        (["topic=[zebra]"], "topic=[zebra]: 0 of 10 sequences of a half hold a keyword"),
-        (["topic_share=1"], "topic_share=1: give a share from 0 to below 1"),
-        (["split=all"], "split must be one of val, test, train, got 'all'"),
-        (["sequences=1"], "sequences=1: give 2 or more"),
-        (["checkpoint=null"], "checkpoint: give checkpoint=<run>/checkpoints/last.ckpt"),
-    ],
-)
+ERRORS = [
+    (["pattern=(a"], "pattern=(a: not a regular expression"),
+    (["pattern=Q{9}"], "pattern=Q{9}: it matches none of the 320 tokens read"),
+    (["site=nowhere"], f"site=nowhere: give one of {SITE}, stages.1.blocks.0.quantizer"),
+    (["code=0"], f"site=null: give one of {SITE}, stages.1.blocks.0.quantizer"),
+    (["code=8", f"site={SITE}"], f"code=8: {SITE} has codes 0 to 7"),
+    (["code=0", "level=2", f"site={SITE}"], f"level=2: {SITE} has levels 0 to 1"),
+    (["code=-1"], "code=-1: give 0 or more"),
+    (["token=xy"], "token=xy: not one token but 'x', 'y'; give one of them"),
+    (["token=Q"], "token=Q: none of the tokens read"),
+    (["states=true"], "states=True: data=text has no states; only data=fsm has"),
+    (["pattern=a", "phase=0"], "phase=0: data=text has no states; only data=fsm has"),
+    (["phase=0"], "phase=0 chooses among matches; give a pattern too"),
+    (["topic=tea"], "topic=tea: give words in brackets"),
+    (["topic=[zebra]"], "topic=[zebra]: 0 of 10 sequences of a half hold a keyword"),
+    (["topic_share=1"], "topic_share=1: give a share from 0 to below 1"),
+    (["split=all"], "split must be one of val, test, train, got 'all'"),
+    (["sequences=1"], "sequences=1: give 2 or more"),
+    (["checkpoint=null"], "checkpoint: give checkpoint=<run>/checkpoints/last.ckpt"),
+]
+
+
+@pytest.mark.parametrize(("arguments", "line"), every_third(ERRORS))
 def test_what_a_user_gets_wrong_is_one_line(text, capfd, arguments, line):
     assert search(text, *arguments).status == 1
     *before, said = capfd.readouterr().err.splitlines()

@@ -8,6 +8,7 @@ import pytest
 
 from crystalline import checkpoint
 from tests.running import Finished, arguments, process, train
+from tests.selection import often
 
 OPTIONS = (
     "trainer.max_steps=6",
@@ -19,12 +20,12 @@ OPTIONS = (
     "objective.accumulate=2",
     "optimizer.eps=1e-3",  # Adam would make a large step of a rounding error
 )
-UPDATES = ("gradient", "ema")
+UPDATES = ("ema", "gradient")
 
 
-@pytest.fixture(scope="module")
-def sweep(corpus, tmp_path_factory) -> Finished:
-    """Two jobs of two processes each."""
+@pytest.fixture(scope="module", params=often((1, 2), 1))
+def sweep(request, corpus, tmp_path_factory) -> Finished:
+    """Jobs of two processes each: one, or one for each update."""
     cwd = tmp_path_factory.mktemp("sweep")
     typed = arguments(corpus, cwd / "unused", *OPTIONS)
     typed = [argument for argument in typed if not argument.startswith("hydra.run")]
@@ -34,33 +35,39 @@ def sweep(corpus, tmp_path_factory) -> Finished:
         "-m",
         *typed,
         "trainer=ddp_cpu",
-        f"model.quantizer.update={','.join(UPDATES)}",
+        f"model.quantizer.update={','.join(UPDATES[: request.param])}",
         "hydra.sweep.dir=sweep",
     )
 
 
-def job(sweep: Finished, update: str) -> Finished:
-    return Finished(0, sweep.folder / "sweep" / str(UPDATES.index(update)))
+def jobs(sweep: Finished) -> list[Finished]:
+    folders = sorted(path.parent for path in sweep.folder.rglob("summary.json"))
+    return [Finished(0, folder) for folder in folders]
 
 
 def numbers(run: Finished, *prefixes: str) -> dict[tuple[str, str], float]:
     return {k: float(v) for k, v in run.losses().items() if k[1].startswith(prefixes)}
 
 
-def test_a_sweep_of_two_jobs_with_two_processes_each_leaves_two_run_folders(sweep):
+def test_a_sweep_of_jobs_with_two_processes_each_leaves_their_run_folders(sweep, request):
     assert sweep.status == 0, sweep.err
-    folders = [path.parent for path in sweep.folder.rglob("summary.json")]
-    assert sorted(folders) == [sweep.folder / "sweep" / "0", sweep.folder / "sweep" / "1"]
+    count = request.node.callspec.params["sweep"]
+    folders = [run.folder for run in jobs(sweep)]
+    assert folders == [sweep.folder / "sweep" / str(number) for number in range(count)]
     assert {path.name for path in sweep.folder.iterdir()} == {"sweep"}
     assert (sweep.folder / "sweep" / "report.md").is_file()
     assert not list(sweep.folder.rglob(".distributed*"))
 
 
-@pytest.mark.parametrize("update", UPDATES)
-def test_two_processes_equal_one_at_the_same_global_batch(sweep, corpus, tmp_path, update):
-    one = train(corpus, tmp_path, *OPTIONS, f"model.quantizer.update={update}")
-    two = job(sweep, update)
-    assert one.status == 0
+def test_two_processes_equal_one_at_the_same_global_batch(sweep, corpus, tmp_path):
+    for update, two in zip(UPDATES, jobs(sweep), strict=False):
+        one = train(corpus, tmp_path / update, *OPTIONS, f"model.quantizer.update={update}")
+        assert one.status == 0
+        assert_same(one, two)
+
+
+def assert_same(one: Finished, two: Finished) -> None:
+    """Two processes in `two`."""
     assert two.summary["devices"] == 2
     exact = ("loss/", "val/", "codebook/", "lr/")
     assert len(numbers(one, *exact)) > 30
@@ -78,7 +85,7 @@ def test_two_processes_equal_one_at_the_same_global_batch(sweep, corpus, tmp_pat
 
 
 def test_the_summary_says_what_the_user_typed(sweep):
-    summary = job(sweep, "ema").summary
+    summary = jobs(sweep)[0].summary
     assert summary["command"].startswith("python -m crystalline.run -m model=ziggurat ")
     assert "model.quantizer.update=ema" in summary["overrides"]
     assert summary["choices"]["trainer"] == "ddp_cpu"
@@ -88,7 +95,7 @@ def test_the_summary_says_what_the_user_typed(sweep):
 def test_the_log_of_a_job_has_its_lines_once(sweep):
     text = (sweep.folder / "sweep" / "0" / "run.log").read_text()
     assert text.count("summary: ") == 1
-    assert sweep.err.count("6 rounds of 64 tokens") == 2
+    assert sweep.err.count("6 rounds of 64 tokens") == len(jobs(sweep))
 
 
 @pytest.mark.slow

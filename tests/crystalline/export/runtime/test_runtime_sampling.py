@@ -5,6 +5,7 @@ import torch
 from crystalline.sampling import next_token_probabilities
 from tests.crystalline.export.runtime.driving import small_model
 from tests.crystalline.export.runtime.writing import write_model
+from tests.selection import every_third
 
 pytestmark = pytest.mark.usefixtures("unchecked")
 
@@ -26,7 +27,7 @@ def draws(program, path, count, *options):
     return [int(token) for token in said.split()]
 
 
-@pytest.mark.parametrize(("temperature", "top_k", "top_p", "min_p"), [
+@pytest.mark.parametrize(("temperature", "top_k", "top_p", "min_p"), every_third([
     (1.0, None, 1.0, 0.0),
     (0.5, None, 1.0, 0.0),
     (1.5, 7, 1.0, 0.0),
@@ -34,7 +35,7 @@ def draws(program, path, count, *options):
     (2.0, 12, 0.7, 0.0),
     (1.5, None, 1.0, 0.1),
     (1.3, 20, 0.95, 0.05),
-])  # fmt: skip
+]))  # fmt: skip
 def test_tokens_are_drawn_from_the_distribution_of_the_options(
     plain, biased, temperature, top_k, top_p, min_p
 ):
