@@ -133,8 +133,8 @@ def filtered_backward_triton(
         dy, x, taps, gates, parts, dgates, *shape,
         GATED=gated, TIMES=TIMES, WORDS=WORDS, WIDTH=triton.next_power_of_2(width), num_warps=4,
     )  # fmt: skip
-    total = parts.sum(0)
-    return dx, total[:-1].to(taps.dtype), total[-1].to(taps.dtype), dgates
+    dtaps, dbias = (part.sum(0).to(taps.dtype) for part in (parts[:, :-1], parts[:, -1]))
+    return dx, dtaps, dbias, dgates
 
 
 def _tiles(x: Tensor) -> tuple[int, int, int]:
