@@ -15,6 +15,8 @@ from jaxtyping import config, install_import_hook
 import tests.shapes
 
 if importlib.util.find_spec("triton"):  # kernels are read as source, which a wrapper would hide
+    import crystalline.layers.kernels.largest_triton
+    import crystalline.layers.kernels.taps_triton
     import crystalline.quantizers.kernels.residual_triton
     import crystalline.quantizers.kernels.top_k_triton  # noqa: F401
 
