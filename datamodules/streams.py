@@ -64,7 +64,8 @@ class StreamDataModule(RoundDataModule):
         super().__init__(batch_size, eval_batch_size)
         if seq_len < 1:
             raise UserError(f"data.seq_len must be at least 1, got {seq_len}")
-        if train_tokens is not None and train_tokens <= seq_len:
+        numeric = isinstance(train_tokens, int | float)
+        if train_tokens is not None and not (numeric and train_tokens > seq_len):
             raise UserError(
                 f"data.train_tokens must be more than a window of data.seq_len={seq_len} tokens, "
                 f"got {train_tokens}"

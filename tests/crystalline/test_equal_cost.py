@@ -66,6 +66,7 @@ def test_a_model_that_is_too_cheap_leaves_the_narrowest_transformer():
 
 def test_the_command_prints_overrides_that_cost_what_it_says(tmp_path, capfd):
     model = ("experiment=fsm_tiny", "model.mode=codebook_features", "model.num_layers=1")
+    model += ("model.learned_positions=false",)  # which no plain transformer has
     model += ("model.d_model=16", "model.context_length=32", "model.codebook_size=512")
     run = command("match", tmp_path, *model)
     assert run.status == 0

@@ -170,6 +170,8 @@ def test_more_training_tokens_than_there_are_or_less_than_a_window_are_user_erro
         UserError, match=r"^data\.train_tokens must be more than a window .*=16 .* 16$"
     ):
         module(tmp_path, ready=False, train_tokens=16)
+    with pytest.raises(UserError, match=r"^data\.train_tokens must be .* many$"):
+        module(tmp_path, ready=False, train_tokens="many")
     with pytest.raises(
         UserError, match=r"^data\.train_tokens must be at most the 91 tokens .* 92$"
     ):
