@@ -165,7 +165,9 @@ def test_the_fingerprint_tells_how_much_training_text_is_used(tmp_path):
     assert of(train_tokens=999) not in (of(train_tokens=1000), whole.fingerprint)
 
 
-def test_more_training_tokens_than_there_are_or_less_than_a_window_are_user_errors(tmp_path):
+def test_more_training_tokens_than_there_are_or_less_than_a_window_are_user_errors(
+    tmp_path, unchecked
+):
     with pytest.raises(
         UserError, match=r"^data\.train_tokens must be more than a window .*=16 .* 16$"
     ):
