@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 
 
-def often(names: Iterable[str], *kept: str) -> list[Any]:
+def often(names: Iterable[Any], *kept: Any) -> list[Any]:
     """All `names` as parameters; those not in `kept` are marked slow."""
     return [name if name in kept else pytest.param(name, marks=pytest.mark.slow) for name in names]
 

@@ -65,14 +65,13 @@ class DepthwiseConvolution(nn.Module):
         """
         bias, weight = self.bias.type_as(x), self.weight[:, 0].T.contiguous().type_as(x)
         before = self.init_recent(len(x)).type_as(x) if recent is None else recent
-        padded = torch.cat([before, x], dim=1)
+        kept = before.shape[1]
         if recent is None and taps.applies(x):
-            return taps.filtered(x, weight, bias, gates), padded[:, x.shape[1] :]
-        y = bias
-        for i, tap in enumerate(weight):
-            seen = padded[:, i : i + x.shape[1]]
-            y = torch.addcmul(y, seen if gates is None else seen * gates[..., i, None], tap)
-        return y, padded[:, x.shape[1] :]
+            y = taps.filtered(x, weight, bias, gates)
+        else:
+            y = taps.filtered_plainly(torch.cat([before, x], dim=1), weight, bias, gates)
+        latest = torch.cat([before, x[:, max(0, x.shape[1] - kept) :]], dim=1)
+        return y, latest[:, latest.shape[1] - kept :]
 
     def init_recent(self, batch: int) -> Float[Tensor, "batch before d_model"]:
         channels, _, width = self.weight.shape

@@ -24,8 +24,14 @@ UPDATES = ("ema", "gradient")
 
 
 @pytest.fixture(scope="module", params=often((1, 2), 1))
-def sweep(request, corpus, tmp_path_factory) -> Finished:
-    """Jobs of two processes each: one, or one for each update."""
+def updates(request) -> tuple[str, ...]:
+    """One a job."""
+    return UPDATES[: request.param]
+
+
+@pytest.fixture(scope="module")
+def sweep(updates, corpus, tmp_path_factory) -> Finished:
+    """Jobs of two processes each."""
     cwd = tmp_path_factory.mktemp("sweep")
     typed = arguments(corpus, cwd / "unused", *OPTIONS)
     typed = [argument for argument in typed if not argument.startswith("hydra.run")]
@@ -35,35 +41,33 @@ def sweep(request, corpus, tmp_path_factory) -> Finished:
         "-m",
         *typed,
         "trainer=ddp_cpu",
-        f"model.quantizer.update={','.join(UPDATES[: request.param])}",
+        f"model.quantizer.update={','.join(updates)}",
         "hydra.sweep.dir=sweep",
     )
 
 
-def jobs(sweep: Finished) -> list[Finished]:
-    folders = sorted(path.parent for path in sweep.folder.rglob("summary.json"))
-    return [Finished(0, folder) for folder in folders]
+def job(sweep: Finished, update: str) -> Finished:
+    return Finished(0, sweep.folder / "sweep" / str(UPDATES.index(update)))
 
 
 def numbers(run: Finished, *prefixes: str) -> dict[tuple[str, str], float]:
     return {k: float(v) for k, v in run.losses().items() if k[1].startswith(prefixes)}
 
 
-def test_a_sweep_of_jobs_with_two_processes_each_leaves_their_run_folders(sweep, request):
+def test_a_sweep_of_jobs_with_two_processes_each_leaves_their_run_folders(sweep, updates):
     assert sweep.status == 0, sweep.err
-    count = request.node.callspec.params["sweep"]
-    folders = [run.folder for run in jobs(sweep)]
-    assert folders == [sweep.folder / "sweep" / str(number) for number in range(count)]
+    folders = [path.parent for path in sweep.folder.rglob("summary.json")]
+    assert sorted(folders) == [job(sweep, update).folder for update in updates]
     assert {path.name for path in sweep.folder.iterdir()} == {"sweep"}
     assert (sweep.folder / "sweep" / "report.md").is_file()
     assert not list(sweep.folder.rglob(".distributed*"))
 
 
-def test_two_processes_equal_one_at_the_same_global_batch(sweep, corpus, tmp_path):
-    for update, two in zip(UPDATES, jobs(sweep), strict=False):
+def test_two_processes_equal_one_at_the_same_global_batch(sweep, updates, corpus, tmp_path):
+    for update in updates:
         one = train(corpus, tmp_path / update, *OPTIONS, f"model.quantizer.update={update}")
         assert one.status == 0
-        assert_same(one, two)
+        assert_same(one, job(sweep, update))
 
 
 def assert_same(one: Finished, two: Finished) -> None:
@@ -85,17 +89,17 @@ def assert_same(one: Finished, two: Finished) -> None:
 
 
 def test_the_summary_says_what_the_user_typed(sweep):
-    summary = jobs(sweep)[0].summary
+    summary = job(sweep, "ema").summary
     assert summary["command"].startswith("python -m crystalline.run -m model=ziggurat ")
     assert "model.quantizer.update=ema" in summary["overrides"]
     assert summary["choices"]["trainer"] == "ddp_cpu"
     assert math.isfinite(summary["tokens_per_second"])
 
 
-def test_the_log_of_a_job_has_its_lines_once(sweep):
+def test_the_log_of_a_job_has_its_lines_once(sweep, updates):
     text = (sweep.folder / "sweep" / "0" / "run.log").read_text()
     assert text.count("summary: ") == 1
-    assert sweep.err.count("6 rounds of 64 tokens") == len(jobs(sweep))
+    assert sweep.err.count("6 rounds of 64 tokens") == len(updates)
 
 
 @pytest.mark.slow

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from crystalline.layers.kernels import has_triton
+from crystalline.layers.kernels import runs_triton
 
 
 @torch.library.custom_op(
@@ -17,7 +17,7 @@ def kth_largest(x: Tensor, k: Tensor) -> Tensor:
     Since k is a tensor, rounds that were recorded as a CUDA graph follow it. On a GPU fp32 rows
     are not sorted: 32 counts find the number bit by bit.
     """
-    if x.device.type == "cuda" and x.dtype == torch.float32 and has_triton():
+    if x.dtype == torch.float32 and runs_triton(x):
         from crystalline.layers.kernels.largest_triton import kth_largest_triton
 
         return kth_largest_triton(x, k)

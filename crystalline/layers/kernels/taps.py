@@ -14,14 +14,22 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crystalline.layers.kernels import has_triton
+from crystalline.layers.kernels import runs_triton
 
 
 def applies(x: Tensor) -> bool:
     """Whether the kernels take this signal: they sum in fp32."""
-    if x.device.type != "cuda" or not has_triton():
-        return False
-    return x.dtype != torch.float64 and x.numel() > 0
+    return runs_triton(x) and x.dtype != torch.float64 and x.numel() > 0
+
+
+def filtered_plainly(padded: Tensor, taps: Tensor, bias: Tensor, gates: Tensor | None) -> Tensor:
+    """The same by a loop over taps; x comes with the W - 1 positions before its first one."""
+    length = padded.shape[1] - len(taps) + 1
+    y = bias
+    for i, tap in enumerate(taps):
+        seen = padded[:, i : i + length]
+        y = torch.addcmul(y, seen if gates is None else seen * gates[..., i, None], tap)
+    return y
 
 
 @torch.library.custom_op(
@@ -31,12 +39,7 @@ def applies(x: Tensor) -> bool:
 )
 def filtered(x: Tensor, taps: Tensor, bias: Tensor, gates: Tensor | None) -> Tensor:
     """y; shapes (batch, pos, V), (W, V), (V), (batch, pos, W), all of one dtype."""
-    padded, width = F.pad(x, (0, 0, len(taps) - 1, 0)), x.shape[1]
-    y = bias.expand_as(x).clone()
-    for i, tap in enumerate(taps):
-        seen = padded[:, i : i + width]
-        y.addcmul_(seen if gates is None else seen * gates[..., i, None], tap)
-    return y
+    return filtered_plainly(F.pad(x, (0, 0, len(taps) - 1, 0)), taps, bias, gates)
 
 
 @filtered.register_kernel("cuda")

@@ -75,7 +75,8 @@ class Crystalline(LanguageModel):
     `mode="crystalline"` is the bottleneck of spec section 4, with a learned temperature;
     "codebook_features" that of Tamkin et al. 2023 (arXiv:2310.17230); "source" the seed's as
     written, defects included (spec sections 2 and 3). "noise" has no codes, but noise of the same
-    error (spec section 7.3, baseline iv). Without places it is `Transformer`.
+    error (spec section 7.3, baseline iv). Without places and learned positions it
+    is `Transformer`.
 
     Args:
         vocab_size: Number of token ids.

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from crystalline.layers.kernels import has_triton
+from crystalline.layers.kernels import runs_triton
 from crystalline.quantizers.search import nearest
 
 
@@ -24,7 +24,7 @@ def applies(points: Tensor, codes: Tensor) -> bool:
     """Whether the fused operator takes these tensors."""
     if points.dtype != torch.float32 or codes.dtype != torch.float32 or len(points) == 0:
         return False
-    return points.device.type == "cpu" or (points.device.type == "cuda" and has_triton())
+    return points.device.type == "cpu" or runs_triton(points)
 
 
 @torch.library.custom_op(

@@ -17,7 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from crystalline.layers.kernels import has_triton
+from crystalline.layers.kernels import runs_triton
 
 _CHUNK = 1 << 19
 """Numbers that a CPU holds at once: 2 MiB of fp32 stay in its cache."""
@@ -30,7 +30,7 @@ def applies(queries: Tensor, codes: Tensor, k: int) -> bool:
     if queries.dtype != torch.float32 or codes.dtype != torch.float32 or queries.numel() == 0:
         return False
     fits = k <= _MAX_K and queries.shape[-1] <= _MAX_WIDTH
-    return queries.device.type == "cpu" or (queries.device.type == "cuda" and has_triton() and fits)
+    return queries.device.type == "cpu" or (runs_triton(queries) and fits)
 
 
 def flattened(indices: Tensor, size: int) -> Tensor:
