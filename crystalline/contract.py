@@ -275,8 +275,12 @@ class LanguageModel(nn.Module, ABC):
         return {}
 
     def alike_parts(self) -> Sequence[nn.Module]:
-        """Parts, built alike, that do the work: code compiled for one of them serves all."""
+        """Parts, built alike, that do the work, in their order."""
         return [self]
+
+    def compiled_parts(self) -> Sequence[nn.Module]:
+        """What is compiled, part by part: code compiled for one of those built alike serves all."""
+        return self.alike_parts()
 
     def codebooks(self) -> dict[str, Any]:
         """Every codebook of the model by site, in the order of computation."""

@@ -150,7 +150,7 @@ class Experiment:
     def compile(self) -> None:
         """Compile the model's blocks, where the config says so."""
         if self.config.compile:
-            for part in self.model.alike_parts():
+            for part in self.model.compiled_parts():
                 part.compile(dynamic=False)
 
     def _resume(self) -> str | None:

@@ -44,11 +44,14 @@ def crystalline(
     """Two layers; three codes of 16 a position unless `num_codes_k` says otherwise."""
     k = options.pop("num_codes_k", 3)
     temp_init = options.pop("temp_init", 0.2)
-    positions = options.pop("learned_positions", False)
-    sites = Sites(places, groups=options.pop("groups", 1), layers=options.pop("layers", None))
+    own = {key: options.pop(key) for key in ("learned_positions", "attend_self") if key in options}
+    of_sites = {
+        key: options.pop(key) for key in ("groups", "layers", "corruption") if key in options
+    }
+    sites = Sites(places, **of_sites)
     return Crystalline(
         VOCAB, CONTEXT, WIDTH, 2, HEADS, 16, k, sites, Selection(**options), mode,
-        temp_init=temp_init, learned_positions=positions,
+        temp_init=temp_init, **own,
     )  # fmt: skip
 
 
@@ -95,6 +98,7 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
     "crystalline_input_ste": lambda: crystalline(
         temp_scope="fixed", estimator="input_ste", noise=False, learned_positions=True
     ),
+    "crystalline_past": lambda: crystalline(attend_self=False, corruption={"mlp": 0.5}),
     "crystalline_rotation": lambda: crystalline(temp_scope="annealed", estimator="rotation"),
     "crystalline_soft": lambda: crystalline(temp_scope="head", estimator="soft"),
     "crystalline_source": lambda: crystalline(

@@ -108,7 +108,7 @@ def _compiled(step: Step) -> Contestant:
         if ready:
             return step()
         began_s = time.perf_counter()
-        for part in step.model.alike_parts():
+        for part in step.model.compiled_parts():
             part.compile(dynamic=False)
         try:
             answer = step()

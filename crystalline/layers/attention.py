@@ -59,19 +59,27 @@ class CausalSelfAttention(nn.Module):
         num_heads: Number of heads.
         context_length: Longest sequence in tokens.
         dropout: On the output map.
+        attend_self: Whether a position reads itself too. Without, it reads earlier ones or nothing:
+            a key and a value of zeros stand before the first.
 
     Raises:
         ValueError: If `num_heads` does not divide `d_model`.
     """
 
     def __init__(
-        self, d_model: int, num_heads: int, context_length: int, dropout: float = 0.0
+        self,
+        d_model: int,
+        num_heads: int,
+        context_length: int,
+        dropout: float = 0.0,
+        attend_self: bool = True,
     ) -> None:
         super().__init__()
         if d_model % num_heads:
             raise ValueError(f"num_heads must divide d_model, got {num_heads} and {d_model}")
         self.num_heads = num_heads
         self.context_length = context_length
+        self.attend_self = attend_self
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
         self.rotary = Rotary(d_model // num_heads, context_length)
@@ -96,6 +104,8 @@ class CausalSelfAttention(nn.Module):
         q, k = self.rotary(q, start), self.rotary(k, start)
         if cache is not None:
             k, v = cache.append(k, v)
+        if not self.attend_self:  # all one place later, so that the mask's diagonal is the past
+            k, v = (F.pad(past[..., :-1, :], (0, 0, 1, 0)) for past in (k, v))
         return rearrange(attend(q, k, v, start), "batch head pos d -> batch pos (head d)")
 
     def init_cache(self, batch: int) -> KeyValueCache:

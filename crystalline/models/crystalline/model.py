@@ -36,10 +36,13 @@ class CrystallineBlock(nn.Module):
         dropout: float,
         places: Sites,
         bottleneck: Build,
+        attend_self: bool,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model, bias=False)
-        self.attention = CausalSelfAttention(d_model, num_heads, context_length, dropout)
+        self.attention = CausalSelfAttention(
+            d_model, num_heads, context_length, dropout, attend_self
+        )
         self.mlp_norm = nn.LayerNorm(d_model, bias=False)
         self.feedforward = MLP(d_model, d_mlp, dropout, bias=False)
         groups = {place: places.groups for place in PLACES} | {"attn_pre": num_heads}
@@ -47,6 +50,7 @@ class CrystallineBlock(nn.Module):
             gain = 1.0 if place == "attn_pre" else places.output_rms
             build = partial(bottleneck, d_model, groups[place], gain, places.prior(place))
             setattr(self, place, build() if place in places.places else None)
+        self.corruption = places.corruption
 
     def forward(
         self,
@@ -66,7 +70,12 @@ class CrystallineBlock(nn.Module):
         self, trace: Trace, positions: Int[Tensor, " pos"], place: str, y: Tensor
     ) -> Tensor:
         site = getattr(self, place)
-        return y if site is None else site(y, trace, place, positions)
+        y = y if site is None else site(y, trace, place, positions)
+        share = self.corruption.get(place, 0.0)
+        if not (self.training and share):
+            return y
+        wrong = torch.rand_like(y[..., :1]) < share
+        return torch.where(wrong, y.detach().roll(1, 0), y)
 
 
 class Crystalline(LanguageModel):
@@ -100,6 +109,8 @@ class Crystalline(LanguageModel):
         dropout: On the embedding and on what attention and MLP write.
         learned_positions: Adds a learned vector for each position to the embedding; heads have
             rotary positions in any case, which tell distances but no places.
+        attend_self: Whether heads read their own position too. Without, what joins a token to what
+            came before it is left to the MLPs.
 
     Raises:
         ValueError: If options contradict each other.
@@ -126,6 +137,7 @@ class Crystalline(LanguageModel):
         d_mlp: int | None = None,
         dropout: float = 0.0,
         learned_positions: bool = False,
+        attend_self: bool = True,
     ) -> None:
         super().__init__(vocab_size, context_length)
         build = builder(
@@ -149,7 +161,7 @@ class Crystalline(LanguageModel):
         self.layers: Parts[CrystallineBlock] = Parts(
             CrystallineBlock(
                 d_model, num_heads, d_mlp or 4 * d_model, context_length, dropout,
-                sites.at(layer), build,
+                sites.at(layer), build, attend_self,
             )
             for layer in range(num_layers)
         )  # fmt: skip

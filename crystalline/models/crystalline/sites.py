@@ -34,7 +34,8 @@ class Sites:
     """Where bottlenecks stand.
 
     Raises:
-        ValueError: If a place or the kind of gate is unknown, or a prior is none.
+        ValueError: If a place or the kind of gate is unknown, a prior is none, or a corruption lies
+            outside [0, 1].
     """
 
     places: Sequence[str] = ("attn_pre", "mlp")
@@ -57,20 +58,26 @@ class Sites:
     """Share of training from which on these priors grow; see `Prior`."""
     prior_share: float = 1.0
     """Of a book's choices: a code that has it is favoured over none that has more."""
+    corruption: Mapping[str, float] = field(default_factory=dict)
+    """By place: share of positions at which, in training, another sequence's vector is written. So
+    no layer can rely on what one other says."""
     warmup: float = 0.0
     """Share of training over which codes fade in, beside what they stand for."""
     gate: str = "none"
     """"learned": each group mixes its codes with what they stand for; see `GroupedBottleneck`."""
 
     def __post_init__(self) -> None:
-        for name, places in {"places": self.places, "prior_weight": self.prior_weight}.items():
-            unknown = [place for place in places if place not in PLACES]
+        for name in ("places", "prior_weight", "corruption"):
+            unknown = [place for place in getattr(self, name) if place not in PLACES]
             if unknown:
                 raise ValueError(
                     f"sites.{name} must be among {', '.join(PLACES)}, got {unknown[0]!r}"
                 )
         for weight in self.prior_weight.values():
             self._prior(weight)
+        for place, share in self.corruption.items():
+            if not 0 <= share <= 1:
+                raise ValueError(f"sites.corruption.{place} must lie in [0, 1], got {share}")
         if self.gate not in GATES:
             raise ValueError(f"sites.gate must be {' or '.join(GATES)}, got {self.gate!r}")
 

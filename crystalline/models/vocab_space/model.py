@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Float, Int
 from torch import Tensor, nn
 
@@ -155,7 +154,10 @@ class VocabSpace(LanguageModel):
 
     def start(self, tokens: Int[Tensor, "batch pos"]) -> State:
         """x_0: sqrt(V) at the token's own coordinate."""
-        return rms(F.one_hot(tokens, self.vocab_size).to(self.dtype))
+        one_hot = torch.eye(1, self.vocab_size, dtype=self.dtype, device=tokens.device)
+        size = rms(one_hot).amax()  # scattered: one-hot vectors of all tokens are int64
+        zeros = size.new_zeros(*tokens.shape, self.vocab_size)
+        return zeros.scatter_(-1, tokens[..., None], size.expand(*tokens.shape, 1))
 
     def run(self, x: State, trace: Trace, cache: VocabCache | None) -> State:
         """The last state, from the first one."""
@@ -220,6 +222,9 @@ class VocabSpace(LanguageModel):
 
     def alike_parts(self) -> list[nn.Module]:
         return list(self.steps)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        return [*self.steps, self.head]
 
     def init_cache(self, batch_size: int) -> VocabCache:
         steps: list[Any] = [self.steps[index] for index in self.order]

@@ -16,6 +16,17 @@ def test_attention_equals_softmax_over_the_past():
     torch.testing.assert_close(layer(x), expected, atol=1e-5, rtol=1e-5)
 
 
+def test_without_itself_a_position_reads_the_past_or_nothing():
+    torch.manual_seed(0)
+    layer = CausalSelfAttention(8, 2, 10, attend_self=False)
+    x = torch.randn(1, 5, 8)
+    q, k, v = (part.view(1, 5, 2, 4).transpose(1, 2) for part in layer.qkv(x).chunk(3, -1))
+    weights = (layer.rotary(q) @ layer.rotary(k).mT / 2).exp().tril(-1)
+    read = weights @ v / (1 + weights.sum(-1, keepdim=True))  # 1: a key of zeros, read as zeros
+    torch.testing.assert_close(layer.mix(x), read.transpose(1, 2).flatten(2))
+    assert layer.mix(x)[:, 0].eq(0).all()
+
+
 @pytest.mark.parametrize("start", [0, 4])
 def test_neighbouring_heads_share_keys_and_values_in_groups(start):
     torch.manual_seed(0)

@@ -33,6 +33,35 @@ def test_a_text_of_one_token_shows_whether_places_are_known(learned):
     assert torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-5) != learned
 
 
+@torch.no_grad()
+def test_corrupted_places_write_what_the_sequence_before_them_wrote():
+    both = torch.cat([TOKENS[:1]] * 2), TOKENS
+    model = crystalline(places=("mlp",), corruption={"mlp": 1.0}, noise=False)
+    clean = crystalline(places=("mlp",), noise=False)
+    clean.load_state_dict(model.state_dict())
+    for tokens, alike in zip(both, (True, False), strict=True):
+        assert torch.equal(model(tokens).logits, clean(tokens).logits) == alike
+        assert torch.equal(model.eval()(tokens).logits, clean.eval()(tokens).logits)
+        model.train()
+        clean.train()
+
+
+def test_a_corrupted_share_of_positions_passes_no_gradient_to_what_it_replaces():
+    torch.manual_seed(0)
+    block = crystalline(places=(), corruption={"mlp": 0.25}).layers[0]
+    y = torch.zeros(64, 64, 4, requires_grad=True)
+    block._through(None, None, "mlp", y).sum().backward()
+    assert y.grad is not None
+    assert set(y.grad.unique().tolist()) == {0.0, 1.0}
+    assert 1 - y.grad.mean().item() == pytest.approx(0.25, abs=0.03)
+
+
+@pytest.mark.parametrize("share", [-0.1, 1.5])
+def test_shares_that_are_none_are_refused(share):
+    with pytest.raises(ValueError, match=r"sites.corruption.mlp must lie in \[0, 1\]"):
+        crystalline(corruption={"mlp": share})
+
+
 @pytest.mark.parametrize("name", ["crystalline", "codebook_features", "crystalline_source"])
 def test_training_starts_at_chance(name):  # M3
     torch.manual_seed(0)
