@@ -1,11 +1,10 @@
-"""Cross-entropy of a linear head, a few rows at a time: no matrix of all tokens' scores is kept."""
+"""Cross-entropy: of scores, without a second matrix of them; of a linear head, without a first."""
 
 from __future__ import annotations
 
 from typing import Any, NamedTuple
 
 import torch
-import torch.nn.functional as F
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
 
@@ -32,14 +31,35 @@ class CrossEntropy(NamedTuple):
 def cross_entropy(
     logits: Float[Tensor, "*axes vocab"], targets: Int[Tensor, "*axes"]
 ) -> CrossEntropy:
-    """The definition, for scores that stand in memory; computed in fp32 at least."""
-    logits = at_least_fp32(logits)
-    nats = F.cross_entropy(
-        logits.flatten(0, -2), targets.flatten(), ignore_index=IGNORED, reduction="none"
-    ).view_as(targets)
-    scored = targets != IGNORED
-    correct = (logits.detach().max(-1).indices == targets) & scored
-    return CrossEntropy(nats.sum() / scored.sum(), nats.detach(), correct)
+    """Of scores that stand in memory; computed in fp32 at least.
+
+    Kept for the backward pass are the scores themselves, and of every row one number.
+    """
+    scores = at_least_fp32(logits).flatten(0, -2)
+    loss, nats, correct = _CrossEntropy.apply(scores, targets.flatten())  # type: ignore[misc]
+    return CrossEntropy(loss, nats.view_as(targets), correct.view_as(targets))
+
+
+class _CrossEntropy(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, scores: Tensor, targets: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        scored = targets != IGNORED
+        wanted = targets.where(scored, 0)[:, None]
+        best, first = scores.max(-1, keepdim=True)
+        total = (scores - best).exp_().sum(-1, keepdim=True).log_().add_(best)
+        nats = (total - scores.gather(-1, wanted))[:, 0] * scored
+        share = scored / scored.sum()
+        ctx.save_for_backward(scores, total, wanted, share.to(scores.dtype))
+        correct = (first == wanted)[:, 0] & scored
+        ctx.mark_non_differentiable(nats, correct)
+        return nats.sum() / scored.sum(), nats, correct
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
+        scores, total, wanted, share = ctx.saved_tensors
+        weight = (gradient * share)[:, None]
+        pull = (scores - total).exp_().mul_(weight)
+        return pull.scatter_add_(-1, wanted, -weight), None
 
 
 def linear_cross_entropy(

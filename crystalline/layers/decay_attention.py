@@ -17,6 +17,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from crystalline.layers.precision import at_least_fp32
+from crystalline.layers.recompute import recomputed
 
 CHUNK = 64
 
@@ -45,7 +46,7 @@ def decay_attention(
         pairs, chunks = length * (d_key + d_value), CHUNK * (d_key + d_value) + 2 * d_key * d_value
         if length <= CHUNK or pairs <= chunks:
             return quadratic(q, k, u, log_decay), None
-        return chunked(q, k, u, log_decay)[0], None
+        return recomputed(chunked, q, k, u, log_decay)[0], None  # a memory a chunk is not kept
     if length == 1:
         return recurrent(q, k, u, log_decay, memory)
     return chunked(q, k, u, log_decay, memory)

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from crystalline.layers.decay_attention import decay_attention, log_sigmoid, total_weight
 from crystalline.layers.parts import Parts
+from crystalline.layers.recompute import recomputed
 from crystalline.models.vocab_space.readable import Readable, WordMap, matrix_of, prefixed
 
 State = Float[Tensor, "batch pos vocab"]
@@ -105,17 +106,21 @@ class Added(Readable):
 
     Args:
         block: What is added.
+        recompute: Whether the block's values are formed again in the backward pass.
     """
 
-    def __init__(self, block: Block) -> None:
+    def __init__(self, block: Block, recompute: bool = False) -> None:
         super().__init__()
         self.block = block
+        self.recompute = recompute
 
     def forward(self, x: State, cache: Any = None) -> State:
         return x + self.update(x, cache).to(x.dtype)
 
     def update(self, x: State, cache: Any = None) -> State:
         """What is added to the state."""
+        if self.recompute and cache is None:
+            return recomputed(lambda state: self.block(rms(state.float())), x)
         return self.block(rms(x.float()), cache)
 
     def init_cache(self, batch: int) -> Any:
@@ -131,10 +136,11 @@ class Residual(Added):
     Args:
         block: What is added.
         width: Of the gain: 1 for a scalar, or V for a gain a word. It starts at 1.
+        recompute: As of `Added`.
     """
 
-    def __init__(self, block: Block, width: int = 1) -> None:
-        super().__init__(block)
+    def __init__(self, block: Block, width: int = 1, recompute: bool = False) -> None:
+        super().__init__(block, recompute)
         self.gain = nn.Parameter(torch.ones(() if width == 1 else width))
 
     def update(self, x: State, cache: Any = None) -> State:

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from jaxtyping import Float
 from torch import Tensor
 
-from crystalline.layers.cross_entropy import IGNORED
+from crystalline.layers.cross_entropy import IGNORED, cross_entropy
 from crystalline.layers.kernels.largest import kth_largest
 from crystalline.models.vocab_space.blocks import Fading, Scheduled, State
 from crystalline.models.vocab_space.model import Trace, VocabCache, VocabSpace
@@ -191,12 +191,11 @@ class Predictive(VocabSpace):
         return x if self.write_gate == "raw_state" else self.head(self.head.read(x, start))
 
     def auxiliary(self, trace: Trace) -> dict[str, Float[Tensor, ""]]:
-        targets = F.pad(trace.tokens[:, 1:], (0, 1), value=IGNORED).flatten()
+        targets = F.pad(trace.tokens[:, 1:], (0, 1), value=IGNORED)
         total = trace.start.new_zeros((), dtype=torch.float32)
         for back, x in enumerate(reversed(trace.states)):
             logits = self.head(self.head.read(x, trace.start))
-            nats = F.cross_entropy(logits.flatten(0, -2), targets, ignore_index=IGNORED)
-            total = total + self.auxiliary_decay**back * nats
+            total = total + self.auxiliary_decay**back * cross_entropy(logits, targets).loss
         return {"inner": total}
 
     def loss_weights(self, progress: float) -> dict[str, float]:

@@ -64,6 +64,34 @@ class Branches(Readable):
         return {"write": WordMap(self.up.weight.T, self.down.weight.T)}
 
 
+class Inhibition(nn.Module):
+    """Every column less I times what the others have written.
+
+    That is x_c - x_0: the start, which all columns share, stays what it is.
+
+    Args:
+        num_columns: C.
+    """
+
+    def __init__(self, num_columns: int) -> None:
+        super().__init__()
+        self.strength = nn.Parameter(torch.zeros(num_columns, num_columns))
+
+    def forward(self, columns: Sequence[State], start: State) -> list[State]:
+        written = [(x - start).to(self.strength.dtype) for x in columns]
+        changed = []
+        for x, strengths in zip(columns, self.of_others(), strict=True):  # no matrix: one kernel
+            less = torch.zeros_like(written[0])
+            for strength, theirs in zip(strengths, written, strict=True):
+                less = less + strength * theirs
+            changed.append(x - less.to(x.dtype))
+        return changed
+
+    def of_others(self) -> Float[Tensor, "columns columns"]:
+        """I without its diagonal: no column inhibits itself."""
+        return self.strength - self.strength.diag().diag()
+
+
 class Vote(Readable):
     """x = sum over columns of omega_c x_c, omega = softmax(kappa - I kappa).
 
@@ -73,13 +101,13 @@ class Vote(Readable):
         vote: Switch: "static" learns kappa; "per_position" adds to it what a linear map of its own
             says of the words that a column has written.
         inhibition: Switch: "static_final" is the formula above, whose kappa passes no gradient
-            through I; with "per_step", I acts on states instead, see `inhibited`.
+            through I; with "per_step", I acts on states instead, see `Inhibition`.
     """
 
     def __init__(self, vocab_size: int, num_columns: int, vote: str, inhibition: str) -> None:
         super().__init__()
         self.confidence = nn.Parameter(torch.zeros(num_columns))
-        self.inhibition = nn.Parameter(torch.zeros(num_columns, num_columns))
+        self.inhibition = Inhibition(num_columns)
         self.per_step = inhibition == "per_step"
         per_position = vote == "per_position"
         self.evidence = nn.Parameter(torch.zeros(num_columns, vocab_size)) if per_position else None
@@ -101,7 +129,7 @@ class Vote(Readable):
             ]
             kappa = kappa + torch.stack(heard, -1)
         if not self.per_step:
-            kappa = kappa - (kappa.detach()[..., None, :] * self.inhibition).sum(-1)
+            kappa = kappa - (kappa.detach()[..., None, :] * self.inhibition.strength).sum(-1)
         return kappa.softmax(-1)
 
     def listing(self, columns: Sequence[State], start: State) -> dict[str, Mixture]:
@@ -121,7 +149,7 @@ class Vote(Readable):
             return heard.expand(num_steps, -1, -1, -1)
         by_step = []
         for _ in range(num_steps):
-            heard = heard - heard @ self.of_others()
+            heard = heard - heard @ self.inhibition.of_others()
             by_step.append(heard)
         return torch.stack(by_step[::-1])
 
@@ -130,24 +158,6 @@ class Vote(Readable):
     ) -> Float[Tensor, "batch pos column"]:
         """Omega of every position, fp32."""
         return self.shares(columns, start).float().expand(*start.shape[:2], -1)
-
-    def of_others(self) -> Float[Tensor, "columns columns"]:
-        """I without its diagonal: no column inhibits itself."""
-        return self.inhibition - self.inhibition.diag().diag()
-
-    def inhibited(self, columns: Sequence[State], start: State) -> list[State]:
-        """Every column less I times what the others have written.
-
-        That is x_c - x_0: the start, which all columns share, stays what it is.
-        """
-        written = [(x - start).to(self.inhibition.dtype) for x in columns]
-        changed = []
-        for x, strengths in zip(columns, self.of_others(), strict=True):  # no matrix: one kernel
-            less = torch.zeros_like(written[0])
-            for strength, theirs in zip(strengths, written, strict=True):
-                less = less + strength * theirs
-            changed.append(x - less.to(x.dtype))
-        return changed
 
 
 class Columnar(VocabSpace):
@@ -217,8 +227,11 @@ class Columnar(VocabSpace):
             changed = block(columns[column], None if cache is None else cache.passes[number])
             columns[column] = self.after(number, changed, trace)
             if self.vote.per_step and column == self.num_columns - 1:
-                columns = self.vote.inhibited(columns, trace.start)
+                columns = self.vote.inhibition(columns, trace.start)
         return self.vote(columns, trace.start)
+
+    def compiled_parts(self) -> list[nn.Module]:
+        return [*super().compiled_parts(), self.vote, self.vote.inhibition]
 
     def pass_weights(
         self, states: Sequence[State], start: State
@@ -226,7 +239,7 @@ class Columnar(VocabSpace):
         """The share of a pass's column in the vote, less what inhibition takes away later."""
         columns = list(states[-self.num_columns :])
         if self.vote.per_step:
-            columns = self.vote.inhibited(columns, start)
+            columns = self.vote.inhibition(columns, start)
         num_steps = len(states) // self.num_columns
         weights = self.vote.weights_by_step(columns, start, num_steps)
         return rearrange(weights, "step batch pos column -> (step column) batch pos 1")

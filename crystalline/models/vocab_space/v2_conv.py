@@ -94,9 +94,8 @@ class Conv(VocabSpace):
 
         def step() -> Step:
             within = FourierOp(phi, channels, switches.fourier_read, activation)
-            return Step(
-                Residual(Taps(vocab_size, kernel), vocab_size), Residual(within, vocab_size)
-            )
+            taps = Taps(vocab_size, kernel)  # cheap, and three states of the whole vocabulary
+            return Step(Residual(taps, vocab_size, recompute=True), Residual(within, vocab_size))
 
         steps = [step() for _ in range(num_steps)]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)

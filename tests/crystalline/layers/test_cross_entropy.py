@@ -1,5 +1,6 @@
 import pytest
 import torch
+import torch.nn.functional as F
 
 from crystalline.layers import cross_entropy as module
 from crystalline.layers.cross_entropy import cross_entropy, linear_cross_entropy
@@ -12,6 +13,30 @@ def example(rows=13, vocab=11, width=5, dtype=torch.float64):
     targets = torch.randint(vocab, (1, rows))
     targets[0, 3] = -100
     return hidden, weight, targets
+
+
+def test_scores_have_the_loss_and_gradient_of_the_definition_and_are_kept_once():
+    hidden, weight, targets = example()
+    scores = (hidden @ weight.T).detach().requires_grad_()
+    kept = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda t: kept.append(t) or t, lambda t: t):
+        found = cross_entropy(scores, targets)
+    assert sum(t.numel() == scores.numel() for t in kept) == 1
+    wanted = F.cross_entropy(scores[0], targets[0], ignore_index=-100)
+    torch.testing.assert_close(found.loss, wanted)
+    each = F.cross_entropy(scores[0], targets[0], ignore_index=-100, reduction="none")
+    torch.testing.assert_close(found.nats[0], each.detach())
+    (given,) = torch.autograd.grad(3 * found.loss, scores)
+    torch.testing.assert_close(given, torch.autograd.grad(3 * wanted, scores)[0])
+
+
+def test_large_scores_do_not_overflow_and_no_target_is_no_number():
+    scores = torch.tensor([[3e4, -3e4, 0.0]], requires_grad=True)
+    found = cross_entropy(scores, torch.tensor([1]))
+    assert found.loss.item() == pytest.approx(6e4)
+    (given,) = torch.autograd.grad(found.loss, scores)
+    assert given.tolist() == [[1.0, -1.0, 0.0]]
+    assert cross_entropy(scores, torch.tensor([-100])).loss.isnan()
 
 
 @pytest.mark.parametrize("scores_at_once", [11, 40, 10_000])

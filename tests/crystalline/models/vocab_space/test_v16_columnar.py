@@ -50,11 +50,11 @@ def test_published_columns_go_their_own_ways_and_are_added_by_fixed_shares():
     model = small(mode="faithful", state_dtype="fp32")
     with torch.no_grad():
         model.vote.confidence.copy_(torch.tensor([0.5, -1.0]))
-        model.vote.inhibition.copy_(torch.tensor([[0.1, 0.4], [-0.3, 0.2]]))
+        model.vote.inhibition.strength.copy_(torch.tensor([[0.1, 0.4], [-0.3, 0.2]]))
     tokens = torch.randint(32, (2, 9))
     start = model.start(tokens)
     kappa = model.vote.confidence
-    shares = (kappa - model.vote.inhibition @ kappa).softmax(-1)
+    shares = (kappa - model.vote.inhibition.strength @ kappa).softmax(-1)
     voted = sum(s * x for s, x in zip(shares, columns_of(model, start), strict=True))
     torch.testing.assert_close(model(tokens).logits, model.head(voted), atol=1e-4, rtol=1e-4)
 
@@ -62,9 +62,9 @@ def test_published_columns_go_their_own_ways_and_are_added_by_fixed_shares():
 def test_published_inhibition_learns_nothing_while_confidences_are_zero():
     model = small(mode="faithful").train()
     model(torch.randint(32, (2, 9))).logits.square().mean().backward()
-    assert model.vote.inhibition.grad is not None
+    assert model.vote.inhibition.strength.grad is not None
     assert model.vote.confidence.grad is not None
-    assert model.vote.inhibition.grad.abs().max() == 0
+    assert model.vote.inhibition.strength.grad.abs().max() == 0
     assert model.vote.confidence.grad.abs().max() > 0
 
 
@@ -85,9 +85,9 @@ def test_a_vote_by_position_hears_what_each_column_has_written():
 def test_columns_take_from_each_other_what_the_others_have_written():
     vote = Vote(4, 2, "static", "per_step")
     with torch.no_grad():
-        vote.inhibition.copy_(torch.tensor([[9.0, 0.5], [0.25, 9.0]]))  # not of themselves
+        vote.inhibition.strength.copy_(torch.tensor([[9.0, 0.5], [0.25, 9.0]]))  # not of themselves
     start, one, two = torch.randn(3, 1, 2, 4)
-    found = vote.inhibited([start + one, start + two], start)
+    found = vote.inhibition([start + one, start + two], start)
     torch.testing.assert_close(found[0], start + one - 0.5 * two)
     torch.testing.assert_close(found[1], start + two - 0.25 * one)
 
@@ -97,7 +97,7 @@ def test_inhibition_by_step_reaches_later_steps():
     tokens = torch.randint(32, (2, 9))
     alone = model(tokens, codes=True)
     with torch.no_grad():
-        model.vote.inhibition.fill_(0.7)
+        model.vote.inhibition.strength.fill_(0.7)
     together = model(tokens, codes=True)
     assert list(alone.codes) == [f"words.{i}" for i in range(6)]
     for number in (0, 1):  # before the columns have met
