@@ -58,12 +58,17 @@ class DepthwiseConvolution(nn.Module):
         x: Float[Tensor, "batch pos d_model"],
         recent: Float[Tensor, "batch before d_model"] | None = None,
         gates: Float[Tensor, "batch pos width"] | None = None,
+        scale: Float[Tensor, "*d_model"] | None = None,
     ) -> tuple[Float[Tensor, "batch pos d_model"], Float[Tensor, "batch before d_model"]]:
         """The filtered signal, and the last width - 1 inputs for a call that continues this one.
 
-        With `gates`, position t has taps gates[t, i] weight[..., i] of its own.
+        With `gates`, position t has taps gates[t, i] weight[..., i] of its own; with `scale`, the
+        signal is multiplied by it.
         """
-        bias, weight = self.bias.type_as(x), self.weight[:, 0].T.contiguous().type_as(x)
+        bias, weight = self.bias, self.weight[:, 0].T
+        if scale is not None:  # of the taps, which are few, and not of the signal
+            bias, weight = scale * bias, scale * weight
+        bias, weight = bias.type_as(x), weight.contiguous().type_as(x)
         before = self.init_recent(len(x)).type_as(x) if recent is None else recent
         kept = before.shape[1]
         if recent is None and taps.applies(x):

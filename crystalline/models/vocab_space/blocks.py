@@ -70,6 +70,10 @@ class Block(Readable, ABC):
             cache: What `init_cache` gave; it is advanced in place.
         """
 
+    def multiplied(self, gain: Tensor, x: State, cache: Any = None) -> State:
+        """`gain` times the update; a linear block may put it into its weights."""
+        return gain * self(x, cache)
+
     def init_cache(self, batch: int) -> Any:
         """What generation carries over; None where positions do not meet."""
         return None
@@ -106,7 +110,7 @@ class Added(Readable):
 
     Args:
         block: What is added.
-        recompute: Whether the block's values are formed again in the backward pass.
+        recompute: Whether the update is formed again in the backward pass; of cheap blocks.
     """
 
     def __init__(self, block: Block, recompute: bool = False) -> None:
@@ -120,8 +124,12 @@ class Added(Readable):
     def update(self, x: State, cache: Any = None) -> State:
         """What is added to the state."""
         if self.recompute and cache is None:
-            return recomputed(lambda state: self.block(rms(state.float())), x)
-        return self.block(rms(x.float()), cache)
+            return recomputed(lambda state: self.of_normed(rms(state.float())), x)
+        return self.of_normed(rms(x.float()), cache)
+
+    def of_normed(self, x: State, cache: Any = None) -> State:
+        """The update, of a normed state."""
+        return self.block(x, cache)
 
     def init_cache(self, batch: int) -> Any:
         return self.block.init_cache(batch)
@@ -143,8 +151,8 @@ class Residual(Added):
         super().__init__(block, recompute)
         self.gain = nn.Parameter(torch.ones(() if width == 1 else width))
 
-    def update(self, x: State, cache: Any = None) -> State:
-        return self.gain * super().update(x, cache)
+    def of_normed(self, x: State, cache: Any = None) -> State:
+        return self.block.multiplied(self.gain, x, cache)
 
     def word_maps(self, vocab_size: int) -> dict[str, WordMap]:
         """Those of the block; what they push is pushed with the gain."""

@@ -45,13 +45,17 @@ class GatedTaps(Taps):
         self.gates = linear(vocab_size, kernel, std=0.0)
         self.how = how
 
-    def forward(self, x: State, cache: Recent | None = None) -> State:
+    def filtered(
+        self,
+        x: State,
+        cache: Recent | None,
+        scale: Tensor | None = None,
+        gates: Float[Tensor, "batch pos kernel"] | None = None,
+    ) -> State:
         gates = self.gates(x).sigmoid()
-        seen = None if cache is None else cache.states
-        y, recent = self.conv(x, seen, gates.to(x.dtype) if self.how == "per_tap" else None)
-        if cache is not None:
-            cache.states = recent
-        return y if self.how == "per_tap" else y * gates.mean(-1, keepdim=True)
+        if self.how == "per_tap":
+            return super().filtered(x, cache, scale, gates.to(x.dtype))
+        return super().filtered(x, cache, scale) * gates.mean(-1, keepdim=True)
 
 
 @dataclass

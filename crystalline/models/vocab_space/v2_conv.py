@@ -37,7 +37,20 @@ class Taps(Block):
         self.conv = DepthwiseConvolution(vocab_size, kernel, STD)
 
     def forward(self, x: State, cache: Recent | None = None) -> State:
-        y, recent = self.conv(x, None if cache is None else cache.states)
+        return self.filtered(x, cache)
+
+    def multiplied(self, gain: Tensor, x: State, cache: Recent | None = None) -> State:
+        return self.filtered(x, cache, gain)
+
+    def filtered(
+        self,
+        x: State,
+        cache: Recent | None,
+        scale: Tensor | None = None,
+        gates: Float[Tensor, "batch pos kernel"] | None = None,
+    ) -> State:
+        """The update times a scale of each word, with gates of each position and tap."""
+        y, recent = self.conv(x, None if cache is None else cache.states, gates, scale)
         if cache is not None:
             cache.states = recent
         return y
@@ -94,8 +107,10 @@ class Conv(VocabSpace):
 
         def step() -> Step:
             within = FourierOp(phi, channels, switches.fourier_read, activation)
-            taps = Taps(vocab_size, kernel)  # cheap, and three states of the whole vocabulary
-            return Step(Residual(taps, vocab_size, recompute=True), Residual(within, vocab_size))
+            return Step(
+                Residual(Taps(vocab_size, kernel), vocab_size),
+                Residual(within, vocab_size, recompute=True),
+            )
 
         steps = [step() for _ in range(num_steps)]
         super().__init__(vocab_size, context_length, steps, mode=mode, **options)
