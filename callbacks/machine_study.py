@@ -48,7 +48,7 @@ class MachineStudy(Callback):
         if not trainer.is_global_zero:
             return
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
-        walks = data.eval_walks("val")
+        walks = data.eval_drawn("val")
         with undisturbed(pl_module):
             found = study(
                 pl_module.model,

@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
+import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -66,7 +67,8 @@ def read_text(loaded: Loaded, name: str, data: RoundDataModule, config: DictConf
     windows = []
     for part in np.array_split(numbers, -(-count // data.eval_batch_size)):
         batch = data.eval_windows(config.split, part)
-        lengths = (batch.targets != IGNORED).sum(1)
+        places = torch.arange(1, batch.targets.shape[1] + 1)
+        lengths = ((batch.targets != IGNORED) * places).amax(1)
         for length in sorted(set(lengths.tolist()), reverse=True):  # the last window may be shorter
             windows.append(batch.tokens[lengths == length, :length])
     if not read(loaded.model, [windows[0][:1]]).sites:
@@ -80,7 +82,7 @@ def read_text(loaded: Loaded, name: str, data: RoundDataModule, config: DictConf
     if not isinstance(data, FSMDataModule):
         return Text(loaded, windows, reading)
     machine, seq_len = data.machine, windows[0].shape[1]
-    states = machine.align(data.eval_walks(config.split).states[numbers], seq_len).reshape(-1)
+    states = machine.align(data.eval_drawn(config.split).states[numbers], seq_len).reshape(-1)
     return Text(loaded, windows, reading, states, np.tile(machine.phases(seq_len), len(numbers)))
 
 

@@ -159,6 +159,10 @@ def tokenizer_from_json(text: str) -> Tokenizer:
             return ByteTokenizer()
         case "digits":
             return DigitTokenizer(document["base"])
+        case "words":
+            from crystalline.word_tokenizer import WordTokenizer
+
+            return WordTokenizer(document["words"])
         case "bpe":
             import tokenizers
 

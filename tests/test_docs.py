@@ -45,7 +45,7 @@ def keys() -> set[str]:
         "abstractinator",
         "abstractinator_top",
     )
-    corpora = ("shakespeare", "fsm", "tinyshakespeare", "fineweb")
+    corpora = ("shakespeare", "fsm", "tasks", "tinyshakespeare", "fineweb")
     with initialize_config_dir(str(CONF_DIR), version_base="1.3"):
         for other in (
             *([f"model={name}"] for name in models),

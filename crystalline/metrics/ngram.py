@@ -91,6 +91,20 @@ class NGram:
             found[:, start:] = np.where(known, mixed, found[:, start:])
         return found
 
+    def matched(self, tokens: Int[np.ndarray, "batch pos"]) -> Int[np.ndarray, "batch pos"]:
+        """Length of the longest context that ends with each token and that the text goes on from.
+
+        Up to n - 1 tokens, none from before its row; int64.
+        """
+        found = np.zeros(tokens.shape, np.int64)
+        for length, level in enumerate(self.levels[1:], 1):
+            contexts = self._contexts(tokens, length)
+            first = np.searchsorted(level.keys, contexts * self.vocab_size)
+            first = np.minimum(first, len(level.keys) - 1)
+            followed = level.keys[first] // self.vocab_size == contexts  # not so at the text's end
+            found[:, length - 1 :][followed] = length
+        return found
+
     def _contexts(self, tokens: Int[np.ndarray, "batch pos"], length: int) -> Ids:
         """Number of the n-gram of `length` that ends at each token, from the first whole one on."""
         numbers = np.zeros_like(tokens)

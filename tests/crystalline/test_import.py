@@ -18,7 +18,7 @@ SLOW = "{'torch', 'lightning', 'mlflow', 'matplotlib', 'datasets', 'tokenizers'}
         "sys.argv = ['benchmark', '--help']; import crystalline.benchmark.__main__ as c; c.main()",
         *(
             f"sys.argv = ['{name}', '--help']; import crystalline.{name} as c; c.main()"
-            for name in ("run", "evaluate", "search", "intervene", "words")
+            for name in ("run", "evaluate", "search", "intervene", "words", "context")
         ),
     ],
 )

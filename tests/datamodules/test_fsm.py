@@ -49,7 +49,7 @@ def test_train_evaluation_is_what_is_trained_first():
 
 def test_the_states_behind_evaluation_sequences_are_known():
     data = module(variant="hidden")
-    walks = data.eval_walks("val")
+    walks = data.eval_drawn("val")
     assert (data.machine.write(walks.states, 128) == walks.tokens).all()
 
 

@@ -52,10 +52,10 @@ class GatedTaps(Taps):
         scale: Tensor | None = None,
         gates: Float[Tensor, "batch pos kernel"] | None = None,
     ) -> State:
-        gates = self.gates(x).sigmoid()
+        own = self.gates(x).sigmoid()
         if self.how == "per_tap":
-            return super().filtered(x, cache, scale, gates.to(x.dtype))
-        return super().filtered(x, cache, scale) * gates.mean(-1, keepdim=True)
+            return super().filtered(x, cache, scale, own.to(x.dtype))
+        return super().filtered(x, cache, scale) * own.mean(-1, keepdim=True)
 
 
 @dataclass

@@ -100,6 +100,17 @@ def test_a_row_sees_nothing_of_the_row_before():
     assert np.array_equal(model.probabilities(rows, targets)[1:2], alone)
 
 
+@pytest.mark.parametrize("order", [1, 2, 4])
+def test_matches_are_the_longest_contexts_that_are_followed_by_something(order):
+    tokens = np.append(text(80, 9), [8, 8])  # 8 comes at the end alone, and once before something
+    rows = np.concatenate([RANDOM.integers(0, 9, (6, 7)), tokens[-7:][None]])
+    seen = {tuple(tokens[i : i + k]) for k in range(order) for i in range(len(tokens) - k)}
+    for row, line in zip(rows.tolist(), NGram(tokens, 9, order).matched(rows), strict=True):
+        for place, found in enumerate(line.tolist()):
+            contexts = [tuple(row[place + 1 - k : place + 1]) for k in range(min(order, place + 2))]
+            assert found == max(k for k, context in enumerate(contexts) if context in seen)
+
+
 def test_a_text_that_is_too_short_is_refused():
     with pytest.raises(ValueError, match="order 5"):
         NGram(np.arange(4), 9, 5)
