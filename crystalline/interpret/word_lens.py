@@ -33,6 +33,8 @@ def views(head: Head) -> dict[str, View]:
 class Lens:
     """Figures of each state: 0 is x_0, d the state after d passes."""
 
+    size: Float[Tensor, "depth batch pos"]
+    """Root mean square of what is read."""
     entropy: Float[Tensor, "depth batch pos"]
     """Of the words' distribution, nats."""
     kl: Float[Tensor, "depth batch pos"]
@@ -64,7 +66,7 @@ def lens(
     first = (trace.start, trace.start)
     with torch.no_grad():
         rows = [
-            _figures(head(view(state, start)), output, trace.tokens, targets)
+            _figures(view(state, start), head, output, trace.tokens, targets)
             for state, start in (first, *((state, trace.carried) for state in trace.states))
         ]
     columns = {name: torch.stack([row[name] for row in rows]) for name in rows[0]}
@@ -73,13 +75,17 @@ def lens(
     return Lens(**columns, settled=len(agrees) - still)
 
 
-def _figures(logits: Tensor, output: Tensor, tokens: Tensor, targets: Tensor) -> dict[str, Tensor]:
+def _figures(
+    read: Tensor, head: Head, output: Tensor, tokens: Tensor, targets: Tensor
+) -> dict[str, Tensor]:
     """The columns of `Lens` but for the last, of one depth."""
+    logits = head(read)
     log_p = logits.log_softmax(-1)
     level = logits.amax(-1) == logits.amin(-1)
     next_rank, next_logit = _standing(logits, targets.clamp(min=0))
     copy_rank, copy_logit = _standing(logits, tokens)
     return {
+        "size": read.float().square().mean(-1).sqrt(),
         "entropy": -(log_p.exp() * log_p).sum(-1),
         "kl": kl(logits, output),
         "next_rank": next_rank,
@@ -108,6 +114,7 @@ def depth_rows(
 
     settled = at("settled")
     columns = {
+        "size": at("size").mean(1),
         "entropy": at("entropy").mean(1),
         "kl": at("kl").mean(1),
         "next_rank": at("next_rank").median(1).values,

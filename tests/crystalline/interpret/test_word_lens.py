@@ -21,9 +21,11 @@ def test_figures_are_those_of_each_state_by_hand(read):
     for depth, row, at in [(1, 0, 3), (2, 2, 6), (1, 1, 0)]:
         with torch.no_grad():
             logits = model.head(states[depth] - traced.start)[row, at].double()
+        added = (states[depth] - traced.start)[row, at].float()
         p = logits.softmax(0)
         q = traced.logits[row, at].double().softmax(0)
         here = (depth, row, at)
+        assert found.size[here] == pytest.approx(added.norm().item() / VOCAB**0.5, rel=1e-5)
         assert found.entropy[here] == pytest.approx(float(-(p * p.log()).sum()), rel=1e-4)
         assert found.kl[here] == pytest.approx(float((p * (p / q).log()).sum()), abs=1e-5)
         order = logits.argsort(descending=True).tolist()
