@@ -5,6 +5,7 @@ import torch
 import torch.nn.functional as F
 
 from crystalline.models.transformer import Transformer
+from crystalline.quantizers.bottlenecks.grouped import Trace
 from lightning_modules.objectives import decay_groups
 from tests.model_zoo import CONTEXT, HEADS, VOCAB, WIDTH, build, crystalline
 
@@ -50,7 +51,8 @@ def test_a_corrupted_share_of_positions_passes_no_gradient_to_what_it_replaces()
     torch.manual_seed(0)
     block = crystalline(places=(), corruption={"mlp": 0.25}).layers[0]
     y = torch.zeros(64, 64, 4, requires_grad=True)
-    block._through(None, None, "mlp", y).sum().backward()
+    trace = Trace.of("layers.0", None, entropy=False)
+    block._through(trace, torch.arange(64), "mlp", y).sum().backward()
     assert y.grad is not None
     assert set(y.grad.unique().tolist()) == {0.0, 1.0}
     assert 1 - y.grad.mean().item() == pytest.approx(0.25, abs=0.03)
