@@ -14,7 +14,6 @@ from torch import Tensor
 
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
-from callbacks.validation_part import without_padding
 from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
 from crystalline.interpret.bucket_text import render, side_by_side
@@ -23,6 +22,7 @@ from crystalline.interpret.code_pages import code_pages
 from crystalline.interpret.coherence import Levels, site_coherence, site_references
 from crystalline.interpret.labels import TokenTraits, token_traits
 from crystalline.interpret.reading import Reading, read, read_inputs
+from datamodules.batch import without_padding
 
 log = logging.getLogger(__name__)
 

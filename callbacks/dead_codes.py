@@ -36,12 +36,14 @@ class DeadCodeReset(lightning.Callback):
         max_fraction: At most this share of a book moves at once.
         margin: A living code moves where that lowers the error of its site by this many times what
             its absence adds; None: only dead codes move.
+        error_power: Inputs become codes in proportion to this power of their error; see
+            `Codebook.relocate_codes`.
         positions: Tokens of the round that are looked at, in whole sequences.
         until: Share of training after which codes are left alone, so that they can settle.
         seed: With the round, decides which inputs become codes.
 
     Raises:
-        UserError: If the margin is not positive.
+        UserError: If the margin is not positive, or the power below 0.
     """
 
     def __init__(
@@ -50,16 +52,20 @@ class DeadCodeReset(lightning.Callback):
         idle_positions: int = 50_000,
         max_fraction: float = 0.05,
         margin: float | None = None,
+        error_power: float = 1.0,
         positions: int = 16_384,
         until: float = 0.9,
         seed: int = 0,
     ) -> None:
         if margin is not None and margin <= 0:
             raise UserError(f"callbacks.dead_codes.margin={margin}: give more than 0, or null")
+        if error_power < 0:
+            raise UserError(f"callbacks.dead_codes.error_power={error_power}: give 0 or more")
         self.every_n_steps = every_n_steps
         self.idle_positions = idle_positions
         self.max_fraction = max_fraction
         self.margin = margin
+        self.error_power = error_power
         self.positions = positions
         self.until = until
         self.seed = seed
@@ -86,6 +92,7 @@ class DeadCodeReset(lightning.Callback):
                     "idle_positions": self.idle_positions,
                     "max_fraction": self.max_fraction,
                     "margin": self.margin,
+                    "error_power": self.error_power,
                 }
                 self._revival = Revival(pl_module.model, limits, pl_module.replays)
             seed = self.seed * 1_000_003 + step

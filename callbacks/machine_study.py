@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -28,15 +28,19 @@ class MachineStudy(Callback):
         sequences: Validation sequences whose codes are read.
         samples: Sequences that the model writes.
         pairs: Pairs of states whose codes are exchanged.
+        parts: Beginnings of names of sites whose effect, all below one patched, is a figure too.
         seed: Of samples and pairs.
 
     Raises:
         UserError: If a number is below 1, or the data is no machine.
     """
 
-    def __init__(self, sequences: int, samples: int, pairs: int, seed: int) -> None:
+    def __init__(
+        self, sequences: int, samples: int, pairs: int, parts: Sequence[str], seed: int
+    ) -> None:
         at_least_one("machine_study", sequences=sequences, samples=samples, pairs=pairs)
         self.sequences, self.samples, self.pairs, self.seed = sequences, samples, pairs, seed
+        self.parts = list(parts)
         self.figures: dict[str, float] = {}
         """Of the summary."""
 
@@ -58,6 +62,7 @@ class MachineStudy(Callback):
                 samples=self.samples,
                 pairs=self.pairs,
                 seed=self.seed,
+                parts=self.parts,
             )
         self.figures = {f"study/{name}": value for name, value in found.figures.items()}
         save_artifact(trainer, "states.json", json.dumps(found.report, indent=1))

@@ -14,10 +14,10 @@ from lightning import Callback, Trainer
 from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
-from callbacks.validation_part import validation_part, without_padding
+from callbacks.validation_part import validation_part
 from crystalline.metrics.reconstruction import FromCodes, reconstruction
 from crystalline.text_table import text_table
-from datamodules.batch import Batch
+from datamodules.batch import Batch, without_padding
 from datamodules.streams import StreamDataModule
 
 log = logging.getLogger(__name__)

@@ -12,13 +12,14 @@ from lightning import Callback, Trainer
 from callbacks.arguments import at_least_one
 from callbacks.run_folder import save_artifact
 from callbacks.undisturbed import undisturbed
-from callbacks.validation_part import validation_part, without_padding
+from callbacks.validation_part import validation_part
 from crystalline.interpret.buckets import bucket_table
 from crystalline.interpret.reading import Reading, read
 from crystalline.interpret.segment_overlay import overlay_html, overlay_text
 from crystalline.metrics.segments import segment_figures
 from crystalline.text_table import text_table
 from crystalline.tokenizer import Tokenizer
+from datamodules.batch import without_padding
 from datamodules.documents import Document, Split
 from datamodules.tokenizer_builders import TokenizerBuilder
 

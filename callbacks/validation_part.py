@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
-import torch
-from jaxtyping import Int
 from lightning.pytorch import LightningModule, Trainer
-from torch import Tensor
 
-from datamodules.batch import IGNORED, Batch
+from datamodules.batch import Batch
 from datamodules.rounds import RoundDataModule
 
 
@@ -29,18 +25,6 @@ def validation_part(trainer: Trainer, pl_module: LightningModule, positions: int
     batches = [data.eval_windows("val", part) for part in parts]
     device = pl_module.device
     return [Batch(tokens.to(device), targets.to(device)) for tokens, targets in batches]
-
-
-def without_padding(
-    tokens: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"]
-) -> Iterator[Batch]:
-    """The rows cut behind their last scored target, rows of one length together."""
-    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
-    lengths = ((targets != IGNORED) * places).amax(dim=1)
-    for length in lengths.unique().tolist()[::-1]:
-        if length > 0:
-            rows = lengths == length
-            yield Batch(tokens[rows, :length], targets[rows, :length])
 
 
 def _data(trainer: Any) -> RoundDataModule:

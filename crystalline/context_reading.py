@@ -24,7 +24,7 @@ from crystalline.interpret.context_use import (
 )
 from crystalline.metrics.ngram import NGram
 from crystalline.metrics.token_loss import bits_per_byte
-from datamodules.batch import IGNORED
+from datamodules.batch import IGNORED, Batch
 from datamodules.rounds import RoundDataModule
 from datamodules.streams import StreamDataModule
 
@@ -56,7 +56,7 @@ def read_context(loaded: Loaded, config: DictConfig) -> dict[str, Any]:
         "split": config.split,
         "targets": len(targets),
         "seed": config.seed,
-        "ngram_tokens": len(training),
+        "ngram_tokens": training.size,
         "windows": [
             {
                 "window": length,
@@ -100,20 +100,27 @@ def _targets(data: RoundDataModule, config: DictConfig) -> Targets:
     return Targets.spread(texts, config.targets, config.seed, scored)
 
 
-def _training_text(data: RoundDataModule, config: DictConfig) -> Integer[np.ndarray, " pos"]:
-    """The first tokens of training; where it is no text, those of the windows that come first."""
+def _training_text(data: RoundDataModule, config: DictConfig) -> Integer[np.ndarray, "*rows pos"]:
+    """The first tokens of training; where it is no text, the windows that come first as rows."""
     ids, order = data.train_tokens(), config.longest_match + 1
     most = config.ngram_tokens if ids is None else min(config.ngram_tokens, len(ids))
     if ids is None or not _is_one_text(data):
         count = math.ceil(most / data.train_batch(0).tokens.shape[1])
-        ids = np.concatenate([b.tokens.numpy().reshape(-1) for b in data.train_windows(count)])
-    ids = ids[:most]
-    if len(ids) <= order:
+        ids = np.concatenate([whole(batch) for batch in data.train_windows(count)])
+    else:
+        ids = ids[:most]
+    if ids.shape[-1] <= order:
         raise UserError(
             f"longest_match={config.longest_match}: n-grams of order {order} are counted in only "
-            f"{len(ids)} training tokens here; give less, or more ngram_tokens"
+            f"{ids.shape[-1]} training tokens here; give less, or more ngram_tokens"
         )
     return ids
+
+
+def whole(batch: Batch) -> Integer[np.ndarray, "rows pos"]:
+    """Windows with what follows their last token, where that is known of all."""
+    tokens, last = batch.tokens.numpy(), batch.targets[:, -1:].numpy()
+    return tokens if (last == IGNORED).any() else np.concatenate([tokens, last], axis=1)
 
 
 def _is_one_text(data: RoundDataModule) -> TypeGuard[StreamDataModule]:

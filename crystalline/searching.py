@@ -7,7 +7,6 @@ from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import numpy as np
-import torch
 from omegaconf import DictConfig
 from torch import Tensor
 
@@ -21,7 +20,7 @@ from crystalline.interpret.code_search import compile_pattern, matched_tokens, s
 from crystalline.interpret.neurons import Neuron, NeuronControl
 from crystalline.interpret.reading import Reading, read, read_inputs
 from crystalline.interpret.topics import topic_codes, topic_sequences
-from datamodules.batch import IGNORED
+from datamodules.batch import without_padding
 from datamodules.fsm import FSMDataModule
 from datamodules.rounds import RoundDataModule
 
@@ -67,10 +66,7 @@ def read_text(loaded: Loaded, name: str, data: RoundDataModule, config: DictConf
     windows = []
     for part in np.array_split(numbers, -(-count // data.eval_batch_size)):
         batch = data.eval_windows(config.split, part)
-        places = torch.arange(1, batch.targets.shape[1] + 1)
-        lengths = ((batch.targets != IGNORED) * places).amax(1)
-        for length in sorted(set(lengths.tolist()), reverse=True):  # the last window may be shorter
-            windows.append(batch.tokens[lengths == length, :length])
+        windows += [rows.tokens for rows in without_padding(*batch)]
     if not read(loaded.model, [windows[0][:1]]).sites:
         raise UserError(
             f"checkpoint={config.checkpoint}: nothing in this model is discrete; "

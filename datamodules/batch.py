@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import NamedTuple
 
 import torch
@@ -34,3 +35,18 @@ class Batch(NamedTuple):
         blank = self.tokens.new_zeros(missing, self.tokens.shape[1])
         ignored = torch.full_like(blank, IGNORED)
         return Batch(torch.cat([self.tokens, blank]), torch.cat([self.targets, ignored]))
+
+
+def without_padding(
+    tokens: Int[Tensor, "batch pos"], targets: Int[Tensor, "batch pos"]
+) -> Iterator[Batch]:
+    """The rows cut behind their last scored target, rows of one length together, longest first.
+
+    Rows without one are left out.
+    """
+    places = torch.arange(1, tokens.shape[1] + 1, device=tokens.device)
+    lengths = ((targets != IGNORED) * places).amax(dim=1)
+    for length in lengths.unique().tolist()[::-1]:
+        if length > 0:
+            rows = lengths == length
+            yield Batch(tokens[rows, :length], targets[rows, :length])

@@ -18,7 +18,7 @@ from datamodules.generated import EVAL_SEQUENCES, GeneratedDataModule
 from datamodules.sequence_tasks.copying import DelayedCopy, Induction
 from datamodules.sequence_tasks.dyck import Dyck
 from datamodules.sequence_tasks.lookup import Lookup
-from datamodules.sequence_tasks.task import Task
+from datamodules.sequence_tasks.task import Task, require
 from datamodules.sequence_tasks.topics import Topics
 
 TASKS = {
@@ -53,7 +53,7 @@ class TasksDataModule(GeneratedDataModule[Marked]):
         options: Of all tasks, by name; each task reads its own.
 
     Raises:
-        UserError: If an option is out of range, or the window too short for an answer.
+        UserError: If an option is unknown or out of range, or the window too short for an answer.
     """
 
     def __init__(
@@ -70,6 +70,11 @@ class TasksDataModule(GeneratedDataModule[Marked]):
         for key, value, known in (("task", task, TASKS), ("score", score, SCORES)):
             if value not in known:
                 raise UserError(f"data.{key} must be one of {', '.join(known)}, got {value!r}")
+        known_options = {field.name for kind in TASKS.values() for field in fields(kind)}
+        for key in sorted(options.keys() - known_options):
+            keys = ", ".join(sorted(known_options))
+            raise UserError(f"data.{key}: data=tasks has no such key; its tasks have {keys}")
+        require("seq_len", seq_len, 1)
         kind = TASKS[task]
         self.task: Task = kind(**{field.name: options[field.name] for field in fields(kind)})
         if seq_len < self.task.shortest:
@@ -98,10 +103,17 @@ class TasksDataModule(GeneratedDataModule[Marked]):
         Args:
             split: "train", "val" or "test".
             score: Over which targets, "all" or "answers".
+
+        Raises:
+            UserError: If the split has no answers.
         """
         tokens, answers = self.eval_drawn(split)
         chance, best = self.task.law(tokens[:, 1:])
         scored = answers | (score == "all")
+        if not scored.any():
+            raise UserError(
+                f"data.seq_len={self.seq_len}: no sequence of {split} has an answer; give more"
+            )
         return Bayes(float(np.log(1 / chance[scored]).mean()), float(best[scored].mean()))
 
     def describe(self) -> list[str]:

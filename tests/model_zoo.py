@@ -44,7 +44,7 @@ def crystalline(
     """Two layers; three codes of 16 a position unless `num_codes_k` says otherwise."""
     k = options.pop("num_codes_k", 3)
     temp_init = options.pop("temp_init", 0.2)
-    own = {key: options.pop(key) for key in ("learned_positions", "attend_self") if key in options}
+    own = {key: options.pop(key) for key in ("learned_positions", "reach") if key in options}
     of_sites = {
         key: options.pop(key) for key in ("groups", "layers", "corruption") if key in options
     }
@@ -98,7 +98,8 @@ MODELS: dict[str, Callable[[], LanguageModel]] = {
     "crystalline_input_ste": lambda: crystalline(
         temp_scope="fixed", estimator="input_ste", noise=False, learned_positions=True
     ),
-    "crystalline_past": lambda: crystalline(attend_self=False, corruption={"mlp": 0.5}),
+    "crystalline_past": lambda: crystalline(reach="past", corruption={"mlp": 0.5}),
+    "crystalline_before": lambda: crystalline(reach="before"),
     "crystalline_rotation": lambda: crystalline(temp_scope="annealed", estimator="rotation"),
     "crystalline_soft": lambda: crystalline(temp_scope="head", estimator="soft"),
     "crystalline_source": lambda: crystalline(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -44,6 +44,7 @@ def study(
     samples: int,
     pairs: int,
     seed: int,
+    parts: Sequence[str] = (),
     batch_size: int = 256,
 ) -> Study:
     """Sampled transitions; where the model has codes, also state codes and what patching does.
@@ -56,6 +57,7 @@ def study(
         samples: Sequences that the model writes, for `transitions`.
         pairs: Pairs of features whose codes are exchanged.
         seed: Of samples and pairs.
+        parts: Beginnings of names of sites: the figures tell what patching all below one does.
         batch_size: Sequences at a time.
     """
     figures = {"transitions": transitions(model, machine, samples, tokens.shape[1], seed)}
@@ -74,7 +76,7 @@ def study(
             }
             if not with_digit:
                 figures["first_transition"] = protocol.first_transition()
-                figures |= effects(rows)
+                figures |= effects(rows, parts)
     figures = {name: value for name, value in figures.items() if _known(value) is not None}
     return Study(figures, {**report, "figures": figures}, matrix)
 
@@ -88,16 +90,21 @@ def transitions(model: LanguageModel, machine: Any, samples: int, length: int, s
     return float(machine.legal(written.numpy()).mean())
 
 
-def effects(rows: dict[str, Patched]) -> dict[str, float]:
+def effects(rows: dict[str, Patched], parts: Sequence[str] = ()) -> dict[str, float]:
     """`intervention_effect` of all sites, of each kind of site, and of the best set but those.
 
-    Every layer and part of a layer counts among "single". An effect is NaN where the prediction
-    of both contexts is the same.
+    Every layer and part of a layer counts among "single", and each of `parts` that the model has
+    is told by itself. An effect is NaN where the prediction of both contexts is the same.
     """
     kinds = {name: row.effect for name, row in rows.items() if name == "all" or "*" in name}
     others = (row.effect for name, row in rows.items() if name not in kinds and name != "none")
     rest = [effect for effect in others if _known(effect) is not None]
     figures = {f"effect {name}": effect for name, effect in kinds.items()}
+    sites = {site for row in rows.values() for site in row.sites}
+    for part in parts:
+        below = {site for site in sites if f"{site}.".startswith(f"{part}.")}
+        same = [row.effect for row in rows.values() if below and below == set(row.sites)]
+        figures |= {f"effect {part}": effect for effect in same[:1]}
     return figures | ({"effect single": max(rest)} if rest else {})
 
 

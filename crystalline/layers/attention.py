@@ -10,6 +10,10 @@ from torch import Tensor, nn
 
 from crystalline.layers.rotary import Rotary
 
+REACHES = ("self", "past", "before")
+"""What a position's heads read: it and earlier ones; earlier ones or nothing; or what the position
+before it reads, by that one's query."""
+
 
 class KeyValueCache:
     """Keys and values of the positions seen so far."""
@@ -18,6 +22,8 @@ class KeyValueCache:
         self.keys = like.new_empty(batch, num_heads, length, d_head)
         self.values = torch.empty_like(self.keys)
         self.length = 0
+        self.before: Tensor | None = None
+        """With `reach="before"`: the input of the last position seen, (batch, 1, d_model)."""
 
     def append(self, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Store new positions; returns all keys and values up to and including them."""
@@ -59,11 +65,12 @@ class CausalSelfAttention(nn.Module):
         num_heads: Number of heads.
         context_length: Longest sequence in tokens.
         dropout: On the output map.
-        attend_self: Whether a position reads itself too. Without, it reads earlier ones or nothing:
-            a key and a value of zeros stand before the first.
+        reach: "self": a position reads itself too. "past": it reads earlier ones, or a key and a
+            value of zeros that stand before the first. "before": queries too come from the position
+            before, zeros from before the first, so that nothing is said of the position itself.
 
     Raises:
-        ValueError: If `num_heads` does not divide `d_model`.
+        ValueError: If `num_heads` does not divide `d_model`, or `reach` is unknown.
     """
 
     def __init__(
@@ -72,14 +79,16 @@ class CausalSelfAttention(nn.Module):
         num_heads: int,
         context_length: int,
         dropout: float = 0.0,
-        attend_self: bool = True,
+        reach: str = "self",
     ) -> None:
         super().__init__()
         if d_model % num_heads:
             raise ValueError(f"num_heads must divide d_model, got {num_heads} and {d_model}")
+        if reach not in REACHES:
+            raise ValueError(f"reach must be one of {', '.join(REACHES)}, got {reach!r}")
         self.num_heads = num_heads
         self.context_length = context_length
-        self.attend_self = attend_self
+        self.reach = reach
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
         self.rotary = Rotary(d_model // num_heads, context_length)
@@ -94,6 +103,8 @@ class CausalSelfAttention(nn.Module):
         self, x: Float[Tensor, "batch pos d_model"], cache: KeyValueCache | None = None
     ) -> Float[Tensor, "batch pos d_model"]:
         """What the heads have read, side by side, before the output map."""
+        if self.reach == "before":
+            x = _one_later(x, cache)
         q, k, v = rearrange(
             self.qkv(x),
             "batch pos (three head d) -> three batch head pos d",
@@ -104,10 +115,19 @@ class CausalSelfAttention(nn.Module):
         q, k = self.rotary(q, start), self.rotary(k, start)
         if cache is not None:
             k, v = cache.append(k, v)
-        if not self.attend_self:  # all one place later, so that the mask's diagonal is the past
+        if self.reach == "past":  # all one place later, so that the mask's diagonal is the past
             k, v = (F.pad(past[..., :-1, :], (0, 0, 1, 0)) for past in (k, v))
         return rearrange(attend(q, k, v, start), "batch head pos d -> batch pos (head d)")
 
     def init_cache(self, batch: int) -> KeyValueCache:
         d_head = self.qkv.in_features // self.num_heads
         return KeyValueCache(batch, self.num_heads, self.context_length, d_head, self.qkv.weight)
+
+
+def _one_later(x: Tensor, cache: KeyValueCache | None) -> Tensor:
+    """Every position's input where the next one stands; zeros stand before the first."""
+    first = torch.zeros_like(x[:, :1])
+    if cache is not None:
+        first = first if cache.before is None else cache.before
+        cache.before = x[:, -1:]
+    return torch.cat([first, x[:, :-1]], 1)

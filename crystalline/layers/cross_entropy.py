@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import torch
 from jaxtyping import Bool, Float, Int
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from crystalline.layers.precision import at_least_fp32
 
@@ -20,7 +21,7 @@ class CrossEntropy(NamedTuple):
     """How well scores name their targets."""
 
     loss: Float[Tensor, ""]
-    """Mean nats over scored targets (NaN without any); the only part with a gradient."""
+    """Mean nats over scored targets (0 without any); the only part with a gradient."""
     nats: Float[Tensor, "*axes"]
     """Of each target; 0 where it is ignored."""
     correct: Bool[Tensor, "*axes"]
@@ -33,7 +34,7 @@ def cross_entropy(
 ) -> CrossEntropy:
     """Of scores that stand in memory; computed in fp32 at least.
 
-    Kept for the backward pass are the scores themselves, and of every row one number.
+    Kept for the backward pass are the scores themselves, and of every row a few numbers.
     """
     scores = at_least_fp32(logits).flatten(0, -2)
     loss, nats, correct = _CrossEntropy.apply(scores, targets.flatten())  # type: ignore[misc]
@@ -46,19 +47,21 @@ class _CrossEntropy(torch.autograd.Function):
         scored = targets != IGNORED
         wanted = targets.where(scored, 0)[:, None]
         best, first = scores.max(-1, keepdim=True)
-        total = (scores - best).exp_().sum(-1, keepdim=True).log_().add_(best)
-        nats = (total - scores.gather(-1, wanted))[:, 0] * scored
-        share = scored / scored.sum()
-        ctx.save_for_backward(scores, total, wanted, share.to(scores.dtype))
+        # Beside `best`, not added to it: sure predictions of large scores would cost nothing.
+        over = (scores - best).exp_().sum(-1, keepdim=True).log_()
+        nats = (over + (best - scores.gather(-1, wanted)))[:, 0].masked_fill(~scored, 0)
+        share = scored.to(scores.dtype) / scored.sum().clamp(min=1)
+        ctx.save_for_backward(scores, best, over, wanted, share)
         correct = (first == wanted)[:, 0] & scored
         ctx.mark_non_differentiable(nats, correct)
-        return nats.sum() / scored.sum(), nats, correct
+        return nats.sum() / scored.sum().clamp(min=1), nats, correct
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
-        scores, total, wanted, share = ctx.saved_tensors
+        scores, best, over, wanted, share = ctx.saved_tensors
         weight = (gradient * share)[:, None]
-        pull = (scores - total).exp_().mul_(weight)
+        pull = (scores - best).sub_(over).exp_().mul_(weight)
         return pull.scatter_add_(-1, wanted, -weight), None
 
 
@@ -95,7 +98,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         wants_hidden, wants_weight, _ = ctx.needs_input_grad
         scored = targets != IGNORED
         nats = torch.zeros(len(targets), device=hidden.device, dtype=_wide(dtype))
-        share = (1 / scored.sum()).to(nats.dtype)
+        share = 1 / scored.sum().clamp(min=1).to(nats.dtype)
         correct = torch.zeros_like(scored)
         to_hidden = torch.empty_like(hidden) if wants_hidden else None
         to_weight = torch.zeros_like(weight) if wants_weight else None
@@ -111,7 +114,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
                 best, first = scores.max(-1, keepdim=True)
                 correct[part] = (first == wanted)[:, 0] & live
                 total = scores.sub_(best).exp_().sum(-1, keepdim=True)  # of exp(score - best)
-                nats[part] = (best + total.log() - at_target)[:, 0] * live
+                nats[part] = (total.log() + (best - at_target))[:, 0].masked_fill(~live, 0)
                 if to_hidden is None and to_weight is None:
                     continue
                 weighted = live[:, None] * share

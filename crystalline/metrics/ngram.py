@@ -40,10 +40,12 @@ class Level(NamedTuple):
 
 
 class NGram:
-    """Counts of all n-grams up to `order` in a text.
+    """Counts of all n-grams up to `order` in a text, or in rows that do not follow each other.
+
+    What opens each of several rows is a context and nothing that is predicted.
 
     Args:
-        tokens: The text, ids in [0, vocab_size); more than `order` of them.
+        tokens: The text, or rows of one length, ids in [0, vocab_size); more than `order` of them.
         vocab_size: V.
         order: Longest n-gram n; 1 knows frequencies alone.
 
@@ -51,26 +53,33 @@ class NGram:
         ValueError: If `order` is below 1 or the text is too short.
     """
 
-    def __init__(self, tokens: Integer[np.ndarray, " pos"], vocab_size: int, order: int) -> None:
-        if not 1 <= order < len(tokens):
-            raise ValueError(f"n-grams of order {order} need a text of more than {len(tokens)} ids")
+    def __init__(
+        self, tokens: Integer[np.ndarray, "*rows pos"], vocab_size: int, order: int
+    ) -> None:
+        length = tokens.shape[-1]
+        if not 1 <= order < length:
+            raise ValueError(f"n-grams of order {order} need a text of more than {length} ids")
         self.vocab_size = vocab_size
         self.order = order
-        ids = np.asarray(tokens, dtype=np.int64)
+        ids = np.atleast_2d(np.asarray(tokens, dtype=np.int64))
+        several = len(ids) > 1
         self.levels: list[Level] = []
         contexts, sizes = np.zeros_like(ids), [1]  # number of the (k-1)-gram before each token
         shorter = contexts  # number of the (k-1)-gram that ends with each token
         for k in range(1, order + 1):
             keys, first, numbers = np.unique(
-                contexts * vocab_size + ids, return_index=True, return_inverse=True
+                (contexts * vocab_size + ids).ravel(), return_index=True, return_inverse=True
             )
+            numbers = numbers.reshape(ids.shape)
             if k > 1:  # lower orders count left neighbours, known only now
                 below = self.levels[-1]
-                neighbours = np.bincount(shorter[first], minlength=len(below.keys))
+                neighbours = np.bincount(shorter.ravel()[first], minlength=len(below.keys))
                 self.levels[-1] = _level(below.keys, neighbours, vocab_size, sizes[-2])
-            self.levels.append(_level(keys, np.bincount(numbers), vocab_size, sizes[-1]))
+            counted = numbers[:, 1:] if several and k == 1 else numbers
+            counts = np.bincount(counted.ravel(), minlength=len(keys))
+            self.levels.append(_level(keys, counts, vocab_size, sizes[-1]))
             sizes.append(len(keys))
-            contexts, ids, shorter = numbers[:-1], ids[1:], numbers[1:]
+            contexts, ids, shorter = numbers[:, :-1], ids[:, 1:], numbers[:, 1:]
 
     def probabilities(
         self, tokens: Int[np.ndarray, "batch pos"], targets: Int[np.ndarray, "batch pos"]

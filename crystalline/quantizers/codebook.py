@@ -186,6 +186,7 @@ class Codebook(nn.Module, ABC):
         idle_positions: int,
         max_fraction: float,
         margin: float | None = None,
+        error_power: float = 1.0,
         generator: torch.Generator | None = None,
     ) -> Bool[Tensor, "levels codebook_size"]:
         """Move codes that are not needed onto inputs that are served badly.
@@ -200,6 +201,8 @@ class Codebook(nn.Module, ABC):
                 idle first.
             margin: A living code moves too where that lowers the error by this many times what its
                 absence adds; one half of the book, drawn anew, may. None: only dead codes move.
+            error_power: Inputs are drawn in proportion to this power of their error: 1 serves the
+                rare ones that lie far off, 0 divides the codes that are chosen most.
             generator: Of the device of `x`; decides which inputs become codes.
 
         Returns:
@@ -214,9 +217,10 @@ class Codebook(nn.Module, ABC):
                 coins = torch.empty_like(self.codes[level, :, 0]).uniform_(generator=generator)
                 movable = coins < 0.5
             served = fit(partial(self._misfit_in, level), points, self.codebook_size, movable)
-            # The largest of error / exponential noise: drawn by error, without replacement.
+            # The largest of weight / exponential noise: drawn by weight, without replacement.
             noise = torch.empty_like(served.error).exponential_(generator=generator)
-            rows = (served.error.clamp(min=0) / noise).topk(min(most, len(points))).indices
+            weight = served.error.clamp(min=0) ** error_power * (served.error > 0)
+            rows = (weight / noise).topk(min(most, len(points))).indices
             gain = torch.zeros_like(served.error[rows])  # places go in the order of the draw
             cost = torch.full_like(self.codes[level, :, 0], torch.inf)
             if movable is not None:

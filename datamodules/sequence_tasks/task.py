@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 from jaxtyping import Bool, Float, Int
@@ -73,14 +73,15 @@ def earlier(tokens: Tokens) -> Int[np.ndarray, "batch pos"]:
     return found
 
 
-def require(key: str, value: float, least: float, most: float | None = None) -> None:
+def require(key: str, value: Any, least: float, most: float | None = None) -> None:
     """Refuse an option of the data that is out of range.
 
     Raises:
-        UserError: If it is, or is no whole number though its least value is one.
+        UserError: If it is, is no number, or no whole one though its least value is.
     """
-    if isinstance(least, int) and not isinstance(value, int):
-        raise UserError(f"data.{key} must be a whole number, got {value}")
-    if value < least or (most is not None and value > most):
+    kinds, kind = (int, "a whole number") if isinstance(least, int) else (int | float, "a number")
+    if isinstance(value, bool) or not isinstance(value, kinds):
+        raise UserError(f"data.{key} must be {kind}, got {value}")
+    if not (value >= least and (most is None or value <= most)):  # a NaN too
         span = f"be at least {least}" if most is None else f"lie between {least} and {most}"
         raise UserError(f"data.{key} must {span}, got {value}")

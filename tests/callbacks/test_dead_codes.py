@@ -59,6 +59,11 @@ def test_living_codes_move_with_a_margin_and_a_wrong_one_is_named(corpus, tmp_pa
     assert "callbacks.dead_codes.margin=0: give more than 0, or null" in capfd.readouterr().err
 
 
+def test_a_power_below_0_is_named(corpus, tmp_path, capfd):
+    assert train(corpus, tmp_path, "callbacks.dead_codes.error_power=-1").status == 1
+    assert "callbacks.dead_codes.error_power=-1: give 0 or more" in capfd.readouterr().err
+
+
 def test_at_most_a_share_of_each_book_moves_at_once(corpus, tmp_path):
     run = train(
         corpus,

@@ -61,7 +61,7 @@ def test_data_without_states_is_refused_before_training(corpus, tmp_path, capfd)
 
 @pytest.mark.parametrize("name", ["sequences", "samples", "pairs"])
 def test_a_number_below_one_is_named(name):
-    numbers = {"sequences": 1, "samples": 1, "pairs": 1, "seed": 0}
+    numbers = {"sequences": 1, "samples": 1, "pairs": 1, "parts": [], "seed": 0}
     MachineStudy(**numbers)
     with pytest.raises(UserError, match=rf"callbacks\.machine_study\.{name}=0: give 1 or more"):
         MachineStudy(**{**numbers, name: 0})

@@ -85,6 +85,13 @@ def test_the_best_loss_is_that_of_the_scored_targets_of_a_split(score):
         assert best == (0, 1)
 
 
+def test_a_split_without_answers_has_no_best_loss(monkeypatch):
+    monkeypatch.setattr("datamodules.generated.EVAL_SEQUENCES", 2)
+    data = module(seq_len=6, vocab_size=10_000)
+    with pytest.raises(UserError, match=r"data\.seq_len=6: no sequence of val has an answer"):
+        data.bayes("val", "answers")
+
+
 def test_generated_words_are_no_text():
     data = module()
     assert (data.is_text, data.split_bytes, data.train_tokens()) == (False, None, None)
@@ -103,6 +110,7 @@ def test_generated_words_are_no_text():
         ({"task": "topics", "topics": 1}, r"data\.topics must be at least 2, got 1"),
         ({"gap": 40}, r"data\.seq_len=40 is too short .*task=induction .* give 42 or more"),
         ({"task": "lookup", "seq_len": 12}, r"data\.seq_len=12 is too short .* give 13 or more"),
+        ({"gapp": 3}, r"data\.gapp: data=tasks has no such key; its tasks have depth, gap, hops"),
     ],
 )
 def test_bad_choices_are_user_errors(choice, message):

@@ -36,13 +36,11 @@ class CrystallineBlock(nn.Module):
         dropout: float,
         places: Sites,
         bottleneck: Build,
-        attend_self: bool,
+        reach: str,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model, bias=False)
-        self.attention = CausalSelfAttention(
-            d_model, num_heads, context_length, dropout, attend_self
-        )
+        self.attention = CausalSelfAttention(d_model, num_heads, context_length, dropout, reach)
         self.mlp_norm = nn.LayerNorm(d_model, bias=False)
         self.feedforward = MLP(d_model, d_mlp, dropout, bias=False)
         groups = {place: places.groups for place in PLACES} | {"attn_pre": num_heads}
@@ -72,9 +70,9 @@ class CrystallineBlock(nn.Module):
         site = getattr(self, place)
         y = y if site is None else site(y, trace, place, positions)
         share = self.corruption.get(place, 0.0)
-        if not (self.training and share):
+        if not (self.training and share and len(y) > 1):  # one sequence has no other
             return y
-        wrong = torch.rand_like(y[..., :1]) < share
+        wrong = torch.rand_like(y[..., :1], dtype=torch.float32) < share
         return torch.where(wrong, y.detach().roll(1, 0), y)
 
 
@@ -84,8 +82,8 @@ class Crystalline(LanguageModel):
     `mode="crystalline"` is the bottleneck of spec section 4, with a learned temperature;
     "codebook_features" that of Tamkin et al. 2023 (arXiv:2310.17230); "source" the seed's as
     written, defects included (spec sections 2 and 3). "noise" has no codes, but noise of the same
-    error (spec section 7.3, baseline iv). Without places and learned positions it
-    is `Transformer`.
+    error (spec section 7.3, baseline iv). Without places and learned positions,
+    and with `reach="self"`, it is `Transformer`.
 
     Args:
         vocab_size: Number of token ids.
@@ -109,8 +107,8 @@ class Crystalline(LanguageModel):
         dropout: On the embedding and on what attention and MLP write.
         learned_positions: Adds a learned vector for each position to the embedding; heads have
             rotary positions in any case, which tell distances but no places.
-        attend_self: Whether heads read their own position too. Without, what joins a token to what
-            came before it is left to the MLPs.
+        reach: What heads read; see `CausalSelfAttention`. With "past", and wholly with "before",
+            what joins a token to what came before it is left to the MLPs.
 
     Raises:
         ValueError: If options contradict each other.
@@ -137,7 +135,7 @@ class Crystalline(LanguageModel):
         d_mlp: int | None = None,
         dropout: float = 0.0,
         learned_positions: bool = False,
-        attend_self: bool = True,
+        reach: str = "self",
     ) -> None:
         super().__init__(vocab_size, context_length)
         build = builder(
@@ -161,7 +159,7 @@ class Crystalline(LanguageModel):
         self.layers: Parts[CrystallineBlock] = Parts(
             CrystallineBlock(
                 d_model, num_heads, d_mlp or 4 * d_model, context_length, dropout,
-                sites.at(layer), build, attend_self,
+                sites.at(layer), build, reach,
             )
             for layer in range(num_layers)
         )  # fmt: skip

@@ -71,7 +71,10 @@ class Block(Readable, ABC):
         """
 
     def multiplied(self, gain: Tensor, x: State, cache: Any = None) -> State:
-        """`gain` times the update; a linear block may put it into its weights."""
+        """`gain` times the update; a linear block may put it into its weights.
+
+        Where it does, hooks on the block itself see nothing of the pass.
+        """
         return gain * self(x, cache)
 
     def init_cache(self, batch: int) -> Any:

@@ -117,6 +117,23 @@ def test_effects_are_those_of_all_sites_of_each_kind_and_of_the_best_of_the_rest
     }
 
 
+def test_parts_of_the_model_are_told_by_themselves_whatever_their_set_is_called():
+    heads = ("layers.0.attn.group.0", "layers.0.attn.group.1")
+    rows = {
+        "none": patched(0.0),
+        heads[0]: Patched(heads[:1], 0.1, None),
+        heads[1]: Patched(heads[1:], 0.2, None),
+        "layers.0.mlp.group.0": Patched(("layers.0.mlp.group.0",), 0.4, None),
+        "layers.0.attn": Patched(heads, 0.3, None),
+    }
+    found = effects(rows, ["layers.0.attn", "layers.0.mlp", "layers.0.at", "layers.1.mlp"])
+    assert found == {
+        "effect layers.0.attn": 0.3,
+        "effect layers.0.mlp": 0.4,
+        "effect single": 0.4,
+    }
+
+
 def test_where_every_set_is_of_a_kind_there_is_no_single_effect():
     rows = {"none": patched(0.0), "layers.*.mlp": patched(0.6), "all": patched(0.9)}
     assert effects(rows) == {"effect layers.*.mlp": 0.6, "effect all": 0.9}

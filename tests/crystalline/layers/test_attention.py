@@ -18,13 +18,28 @@ def test_attention_equals_softmax_over_the_past():
 
 def test_without_itself_a_position_reads_the_past_or_nothing():
     torch.manual_seed(0)
-    layer = CausalSelfAttention(8, 2, 10, attend_self=False)
+    layer = CausalSelfAttention(8, 2, 10, reach="past")
     x = torch.randn(1, 5, 8)
     q, k, v = (part.view(1, 5, 2, 4).transpose(1, 2) for part in layer.qkv(x).chunk(3, -1))
     weights = (layer.rotary(q) @ layer.rotary(k).mT / 2).exp().tril(-1)
     read = weights @ v / (1 + weights.sum(-1, keepdim=True))  # 1: a key of zeros, read as zeros
     torch.testing.assert_close(layer.mix(x), read.transpose(1, 2).flatten(2))
     assert layer.mix(x)[:, 0].eq(0).all()
+
+
+def test_heads_one_behind_say_what_the_position_before_reads():
+    torch.manual_seed(0)
+    layer, plain = (CausalSelfAttention(8, 2, 10, reach=reach) for reach in ("before", "self"))
+    plain.load_state_dict(layer.state_dict())
+    x = torch.randn(1, 5, 8)
+    shifted = torch.cat([torch.zeros(1, 1, 8), x[:, :-1]], 1)
+    torch.testing.assert_close(layer.mix(x), plain.mix(shifted))
+    assert torch.autograd.functional.jacobian(layer.mix, x)[0, 3, :, 0, 3:].eq(0).all()
+
+
+def test_an_unknown_reach_is_refused():
+    with pytest.raises(ValueError, match="reach must be one of self, past, before, got 'next'"):
+        CausalSelfAttention(8, 2, 10, reach="next")
 
 
 @pytest.mark.parametrize("start", [0, 4])

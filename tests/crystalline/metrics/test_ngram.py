@@ -92,6 +92,27 @@ def test_the_order_pays_where_text_is_of_that_order():
     assert nats(1) == pytest.approx(np.log(5), abs=0.05)
 
 
+@pytest.mark.parametrize("order", [1, 2, 3])
+def test_one_row_is_a_text(order):
+    tokens, rows = text(200, 9), RANDOM.integers(0, 9, (3, 5))
+    as_text, as_row = NGram(tokens, 9, order), NGram(tokens[None], 9, order)
+    assert np.array_equal(as_text.probabilities(rows, rows), as_row.probabilities(rows, rows))
+
+
+def test_of_rows_nothing_is_counted_across_their_ends_and_openings_are_not_predicted():
+    rows = np.array([[8, 0, 1], [8, 0, 1], [8, 1, 0], [8, 2, 1]])  # 8 opens, 1 8 never stands there
+    probabilities = [
+        NGram(rows, 9, order).probabilities(np.full((1, 9), 1), np.arange(9)[None])[0]
+        for order in (1, 2)
+    ]
+    counts, discount = np.array([3, 4, 1]), 1.0  # one token counts once, none twice
+    wanted = np.full(9, 3 * discount / 8 / 9)
+    wanted[:3] += (counts - discount) / 8
+    np.testing.assert_allclose(probabilities[0], wanted)
+    assert probabilities[1][1:].argmax() == 0  # after 1 only 0 was seen
+    assert probabilities[1][8] < 0.1
+
+
 def test_a_row_sees_nothing_of_the_row_before():
     model = NGram(text(200, 9), 9, 3)
     rows = RANDOM.integers(0, 9, (3, 5))

@@ -63,6 +63,31 @@ def test_dead_codes_go_first_with_a_margin_too():
     assert moved.nonzero().tolist() == [[0, 3]]
 
 
+def test_the_power_of_the_error_says_whether_rare_or_busy_places_get_dead_codes():
+    random = torch.Generator().manual_seed(3)
+    busy = torch.randn(900, 8, generator=random)
+    rare = torch.randn(100, 8, generator=random) + 100
+    exact = torch.zeros(1000, 8)  # served without error: a code there would change nothing
+    points = torch.cat([busy, rare, exact])[None]
+
+    def found(power: float) -> list[int]:
+        """Codes among points of each kind."""
+        book = ResidualQuantizer(8, 200, 1)
+        book.codes.data.zero_()
+        book.idle[0, 1:] = 100
+        book.relocate_codes(
+            points, idle_positions=50, max_fraction=1.0, error_power=power, generator=random
+        )
+        moved = book.codes.detach()[0, 1:]
+        far, still = moved.norm(dim=-1) > 50, ~moved.any(-1)
+        return [int(n) for n in ((~far & ~still).sum(), far.sum(), still.sum())]
+
+    busy_first, busy_then = found(0.0), found(1.0)
+    assert busy_first[0] > 150  # nine in ten of what has an error
+    assert busy_then[1] > 90  # nearly all rare points, 100 times as far
+    assert busy_first[2] == busy_then[2] == 0
+
+
 def test_a_move_lowers_the_error_where_it_was_reckoned():
     points, centres = clusters()
     book = crowded(centres)

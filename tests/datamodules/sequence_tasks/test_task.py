@@ -89,6 +89,10 @@ def test_where_a_token_stood_before_is_found():
         (0, (1,), r"data\.key must be at least 1, got 0"),
         (1.5, (0.0, 1.0), r"data\.key must lie between 0\.0 and 1\.0, got 1\.5"),
         (2.5, (1, 4), r"data\.key must be a whole number, got 2\.5"),
+        (True, (0, 4), r"data\.key must be a whole number, got True"),
+        (None, (0, 4), r"data\.key must be a whole number, got None"),
+        ("much", (0.0, 1.0), r"data\.key must be a number, got much"),
+        (float("nan"), (0.0, 1.0), r"data\.key must lie between 0\.0 and 1\.0, got nan"),
     ],
 )
 def test_options_out_of_range_are_user_errors(value, limits, message):
