@@ -59,7 +59,7 @@ class DeadCodeReset(lightning.Callback):
     ) -> None:
         if margin is not None and margin <= 0:
             raise UserError(f"callbacks.dead_codes.margin={margin}: give more than 0, or null")
-        if error_power < 0:
+        if not error_power >= 0:  # a NaN too
             raise UserError(f"callbacks.dead_codes.error_power={error_power}: give 0 or more")
         self.every_n_steps = every_n_steps
         self.idle_positions = idle_positions

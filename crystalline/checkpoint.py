@@ -53,15 +53,15 @@ def rebuilt(state: Mapping[str, Any], path: str | Path) -> Loaded:
     Raises:
         UserError: If its weights are another model's than its config says.
     """
-    from hydra.utils import instantiate
     from omegaconf import OmegaConf
 
     from crystalline.command import register
+    from crystalline.from_config import from_config
 
     register()  # of resolvers that the config may use
     entry = state["crystalline"]
     config = OmegaConf.create(entry["config"])
-    model = instantiate(config.model, vocab_size=entry["vocab_size"], _convert_="all")
+    model = from_config(config.model, vocab_size=entry["vocab_size"])
     fill(model, state, path)
     tokenizer = tokenizer_from_json(entry["tokenizer"])
     resolved: Any = OmegaConf.to_container(config, resolve=True)

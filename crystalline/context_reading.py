@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from typing import Any, TypeGuard
 
 import numpy as np
+import torch
 from jaxtyping import Integer
 from omegaconf import DictConfig
 
@@ -106,13 +107,17 @@ def _training_text(data: RoundDataModule, config: DictConfig) -> Integer[np.ndar
     most = config.ngram_tokens if ids is None else min(config.ngram_tokens, len(ids))
     if ids is None or not _is_one_text(data):
         count = math.ceil(most / data.train_batch(0).tokens.shape[1])
-        ids = np.concatenate([whole(batch) for batch in data.train_windows(count)])
+        tokens, targets = zip(*data.train_windows(count), strict=True)
+        ids = whole(Batch(torch.cat(tokens), torch.cat(targets)))
     else:
         ids = ids[:most]
-    if ids.shape[-1] <= order:
+    if (length := ids.shape[-1]) <= order:
+        where = f"{length} training tokens here; give less, or more ngram_tokens"
+        if ids.ndim > 1:
+            where = f"windows of {length} tokens; give less"
         raise UserError(
             f"longest_match={config.longest_match}: n-grams of order {order} are counted in only "
-            f"{ids.shape[-1]} training tokens here; give less, or more ngram_tokens"
+            f"{where}"
         )
     return ids
 

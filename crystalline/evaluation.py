@@ -9,13 +9,13 @@ from typing import Any
 
 import lightning
 from hydra.core.hydra_config import HydraConfig
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf
 
 from crystalline.checkpoint import Loaded
 from crystalline.devices import resolve_devices
 from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
+from crystalline.from_config import from_config
 from crystalline.metrics.code_rate import CodeRate
 from crystalline.metrics.codebook_usage import usage_by_site
 from crystalline.metrics.token_loss import TokenLoss
@@ -52,7 +52,7 @@ def data_of(loaded: Loaded, config: DictConfig) -> RoundDataModule:
     name = name_of(loaded, config)
     has_tokenizer = OmegaConf.select(full, "data.tokenizer") is not None
     values = {"tokenizer": _Given(loaded.tokenizer)} if has_tokenizer else {}
-    data: RoundDataModule = instantiate(full.data, _convert_="all", **values)
+    data: RoundDataModule = from_config(full.data, **values)
     try:
         data.prepare_data()
         data.setup("test")

@@ -13,7 +13,6 @@ from typing import Any
 
 import lightning
 import torch
-from hydra.utils import instantiate
 from lightning.pytorch.strategies import DDPStrategy
 from omegaconf import DictConfig, OmegaConf
 
@@ -26,6 +25,7 @@ from crystalline.base_model import take_bases
 from crystalline.contract import LanguageModel
 from crystalline.devices import resolve_devices
 from crystalline.errors import UserError
+from crystalline.from_config import check, from_config
 from crystalline.summary import Origin, device_name, versions, write_summary
 from lightning_modules.language_modeling import LanguageModeling
 
@@ -49,16 +49,17 @@ class Experiment:
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32 products
         if not 0 <= config.seed < 2**32:
             raise UserError(f"seed must lie between 0 and {2**32 - 1}, got {config.seed}")
-        self.data = _instantiate(config.data)
+        _check(config)
+        self.data = from_config(config.data)
         self.data.prepare_data()
         self.data.setup("fit")
         bases = take_bases(config.model, self.data.tokenizer)
         lightning.seed_everything(config.seed, verbose=False)
-        self.model: LanguageModel = _instantiate(config.model, vocab_size=self.data.vocab_size)
+        self.model: LanguageModel = from_config(config.model, vocab_size=self.data.vocab_size)
         for name, base in bases.items():
             self.model.load_base(name, base)
-        self.callbacks = [_instantiate(node) for node in config.callbacks.values() if node]
-        self.loggers = [_instantiate(node) for node in config.logger.values() if node]
+        self.callbacks = [from_config(node) for node in config.callbacks.values() if node]
+        self.loggers = [from_config(node) for node in config.logger.values() if node]
 
     @cached_property
     def total_steps(self) -> int:
@@ -78,8 +79,8 @@ class Experiment:
         config = self.config
         return LanguageModeling(
             self.model,
-            _instantiate(config.objective),
-            _instantiate(config.optimizer),
+            from_config(config.objective),
+            from_config(config.optimizer),
             total_steps=self.total_steps,
             tokens_per_round=self.data.train_batch(0).tokens.numel(),
             seed=config.seed,
@@ -97,7 +98,7 @@ class Experiment:
                 broadcast_buffers=False,  # codebooks sum their statistics themselves
                 gradient_as_bucket_view=True,
             )
-        return _instantiate(
+        return from_config(
             self.config.trainer,
             accelerator=self.devices.accelerator,
             devices=self.devices.count,
@@ -251,8 +252,12 @@ class Experiment:
         log.info("summary: %s", os.path.relpath(self.run_dir / "summary.json"))
 
 
-def _instantiate(node: Any, **values: Any) -> Any:
-    return instantiate(node, _convert_="all", **values)
+def _check(config: DictConfig) -> None:
+    """Find a value of a wrong type before any work is done."""
+    check(config.model, given=("vocab_size",))
+    parts = (config.data, config.objective, config.optimizer, config.trainer)
+    for node in (*parts, *config.callbacks.values(), *config.logger.values()):
+        check(node)
 
 
 def _quiet() -> None:

@@ -22,22 +22,22 @@ def match(config: DictConfig) -> dict[str, Any]:
         UserError: If the data cannot be read.
     """
     import torch
-    from hydra.utils import instantiate
 
     from crystalline.base_model import take_bases
     from crystalline.contract import LanguageModel
     from crystalline.equal_cost import Cost, cost_of, parameters, training_flops, widened
+    from crystalline.from_config import from_config
 
-    data = instantiate(config.data, _convert_="all")
+    data = from_config(config.data)
     data.prepare_data()
     data.setup("fit")
     take_bases(config.model, data.tokenizer)
-    own = cost_of(instantiate(config.model, vocab_size=data.vocab_size, _convert_="all"))
+    own = cost_of(from_config(config.model, vocab_size=data.vocab_size))
 
     def build(d_model: int, d_mlp: int) -> LanguageModel:
         widths = {"d_model": d_model, "d_mlp": d_mlp, "vocab_size": data.vocab_size}
         with torch.device("meta"):
-            return instantiate(config.baseline, _convert_="all", **widths)
+            return from_config(config.baseline, **widths)
 
     multiple = 2 * config.baseline.num_heads
     found = {

@@ -17,9 +17,9 @@ def prepare(config: DictConfig) -> None:
     Raises:
         UserError: If the corpus is neither here nor can be fetched, or is too short.
     """
-    from hydra.utils import instantiate
+    from crystalline.from_config import from_config
 
-    data = instantiate(config.data, _convert_="all")
+    data = from_config(config.data)
     data.prepare_data()
     data.setup("fit")
     _logger.info("\n".join(data.describe()))

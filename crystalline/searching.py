@@ -67,6 +67,10 @@ def read_text(loaded: Loaded, name: str, data: RoundDataModule, config: DictConf
     for part in np.array_split(numbers, -(-count // data.eval_batch_size)):
         batch = data.eval_windows(config.split, part)
         windows += [rows.tokens for rows in without_padding(*batch)]
+    if not windows:
+        raise UserError(
+            f"sequences={config.sequences}: none of them has a scored target; give more"
+        )
     if not read(loaded.model, [windows[0][:1]]).sites:
         raise UserError(
             f"checkpoint={config.checkpoint}: nothing in this model is discrete; "

@@ -118,14 +118,19 @@ class TasksDataModule(GeneratedDataModule[Marked]):
 
     def describe(self) -> list[str]:
         share = self.eval_drawn("val").answers.mean()
+        asked = [
+            (split, score)
+            for split in ("val", "test")
+            for score in SCORES
+            if score == "all" or self.eval_drawn(split).answers.any()
+        ]
         return [
             f"tasks: {self.name}, fingerprint {self.fingerprint}, vocabulary {self.vocab_size}, "
             "generated without end",
             *(
                 f"best possible on {split}, {score}: loss {best.loss:.4f} nats, "
                 f"accuracy {100 * best.accuracy:.2f} %"
-                for split in ("val", "test")
-                for score in SCORES
+                for split, score in asked
                 for best in [self.bayes(split, score)]
             ),
             f"{100 * share:.1f} % of targets are answers; scored: {self.score}",

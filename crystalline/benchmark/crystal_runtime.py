@@ -196,8 +196,7 @@ def benchmark(config: DictConfig) -> None:
     Raises:
         UserError: For an unknown precision, a number below 1, or where there is no C compiler.
     """
-    from hydra.utils import instantiate
-
+    from crystalline.from_config import from_config
     from crystalline.generate import number
 
     counts: Mapping[str, int] = {
@@ -210,7 +209,7 @@ def benchmark(config: DictConfig) -> None:
         if name not in PRECISIONS:
             raise UserError(f"precisions: no {name!r}; known: {', '.join(PRECISIONS)}")
     torch.manual_seed(0)
-    model: LanguageModel = instantiate(config.model, _convert_="all")
+    model: LanguageModel = from_config(config.model)
     rows = measure(model, list(config.precisions), **counts)
     sys.stdout.write(text_table(rows))
     content = {

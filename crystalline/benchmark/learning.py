@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from hydra import compose
-from hydra.utils import instantiate
 from omegaconf import DictConfig, OmegaConf, open_dict
 
 from callbacks.throughput import reset_peak_memory
@@ -30,6 +29,7 @@ from crystalline.errors import UserError
 from crystalline.experiment import Experiment
 from crystalline.explain import explain, suggest
 from crystalline.files import write_atomically
+from crystalline.from_config import from_config
 from crystalline.generate import number
 from crystalline.metrics.ngram import NGram
 from crystalline.metrics.token_loss import bits_per_byte
@@ -60,7 +60,7 @@ def benchmark(config: DictConfig) -> None:
             raise UserError(f"{key}={config[key]}: give more than 0")
     if resolve_devices(config.trainer).count != 1:
         raise UserError("a benchmark trains on one device; take trainer.devices=1")
-    data: RoundDataModule = instantiate(config.data, _convert_="all")
+    data: RoundDataModule = from_config(config.data)
     data.prepare_data()
     data.setup("fit")
     rows = list(_references(config, data))
@@ -155,7 +155,7 @@ class Suite:
         def build(d_model: int, d_mlp: int) -> LanguageModel:
             widths = {"d_model": d_model, "d_mlp": d_mlp, "vocab_size": self.vocab_size}
             with torch.device("meta"):
-                return instantiate(self.config.baseline, _convert_="all", **widths)
+                return from_config(self.config.baseline, **widths)
 
         found = widened(build, parameters, target, 2 * self.config.baseline.num_heads)
         return {"d_model": found.d_model, "d_mlp": found.d_mlp}

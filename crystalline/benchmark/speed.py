@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import torch
-from hydra.utils import instantiate
 from omegaconf import DictConfig
 
 from crystalline.benchmark.case import Case, compare
 from crystalline.benchmark.table import setting, text_table, write_json, write_picture
 from crystalline.errors import UserError
 from crystalline.explain import suggest
+from crystalline.from_config import from_config
 from crystalline.generate import number
 
 log = logging.getLogger(__name__)
@@ -28,7 +28,7 @@ def benchmark(config: DictConfig) -> None:
     """
     rules = {key: _at_least_one(config, key) for key in ("warmup", "repeats", "limit_s")}
     device = _device(config.device)
-    cases = _chosen(instantiate(config.suite, _convert_="all"), config.cases, device)
+    cases = _chosen(from_config(config.suite), config.cases, device)
     if device.type == "cuda":
         torch.set_float32_matmul_precision("high")  # TF32, for all who multiply through torch
     output = Path(config.output)

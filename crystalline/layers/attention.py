@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -10,7 +12,7 @@ from torch import Tensor, nn
 
 from crystalline.layers.rotary import Rotary
 
-REACHES = ("self", "past", "before")
+Reach = Literal["self", "past", "before"]
 """What a position's heads read: it and earlier ones; earlier ones or nothing; or what the position
 before it reads, by that one's query."""
 
@@ -70,7 +72,7 @@ class CausalSelfAttention(nn.Module):
             before, zeros from before the first, so that nothing is said of the position itself.
 
     Raises:
-        ValueError: If `num_heads` does not divide `d_model`, or `reach` is unknown.
+        ValueError: If `num_heads` does not divide `d_model`.
     """
 
     def __init__(
@@ -79,13 +81,11 @@ class CausalSelfAttention(nn.Module):
         num_heads: int,
         context_length: int,
         dropout: float = 0.0,
-        reach: str = "self",
+        reach: Reach = "self",
     ) -> None:
         super().__init__()
         if d_model % num_heads:
             raise ValueError(f"num_heads must divide d_model, got {num_heads} and {d_model}")
-        if reach not in REACHES:
-            raise ValueError(f"reach must be one of {', '.join(REACHES)}, got {reach!r}")
         self.num_heads = num_heads
         self.context_length = context_length
         self.reach = reach

@@ -74,6 +74,9 @@ class NGram:
             if k > 1:  # lower orders count left neighbours, known only now
                 below = self.levels[-1]
                 neighbours = np.bincount(shorter.ravel()[first], minlength=len(below.keys))
+                if several and k > 2:  # what only opens rows has no neighbours: its own counts
+                    opening = np.bincount(contexts[:, 0], minlength=len(below.keys))
+                    neighbours = np.where(neighbours > 0, neighbours, opening)
                 self.levels[-1] = _level(below.keys, neighbours, vocab_size, sizes[-2])
             counted = numbers[:, 1:] if several and k == 1 else numbers
             counts = np.bincount(counted.ravel(), minlength=len(keys))

@@ -90,6 +90,8 @@ def test_a_split_without_answers_has_no_best_loss(monkeypatch):
     data = module(seq_len=6, vocab_size=10_000)
     with pytest.raises(UserError, match=r"data\.seq_len=6: no sequence of val has an answer"):
         data.bayes("val", "answers")
+    assert "best possible on val, all" in "\n".join(data.describe())
+    assert "best possible on val, answers" not in "\n".join(data.describe())
 
 
 def test_generated_words_are_no_text():

@@ -12,7 +12,7 @@ from jaxtyping import Float, Int
 from torch import Tensor, nn
 
 from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
-from crystalline.layers.attention import CausalSelfAttention, KeyValueCache
+from crystalline.layers.attention import CausalSelfAttention, KeyValueCache, Reach
 from crystalline.layers.initialisation import init_weights
 from crystalline.layers.mlp import MLP
 from crystalline.layers.parts import Parts
@@ -36,7 +36,7 @@ class CrystallineBlock(nn.Module):
         dropout: float,
         places: Sites,
         bottleneck: Build,
-        reach: str,
+        reach: Reach,
     ) -> None:
         super().__init__()
         self.attention_norm = nn.LayerNorm(d_model, bias=False)
@@ -135,7 +135,7 @@ class Crystalline(LanguageModel):
         d_mlp: int | None = None,
         dropout: float = 0.0,
         learned_positions: bool = False,
-        reach: str = "self",
+        reach: Reach = "self",
     ) -> None:
         super().__init__(vocab_size, context_length)
         build = builder(

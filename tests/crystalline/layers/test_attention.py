@@ -37,11 +37,6 @@ def test_heads_one_behind_say_what_the_position_before_reads():
     assert torch.autograd.functional.jacobian(layer.mix, x)[0, 3, :, 0, 3:].eq(0).all()
 
 
-def test_an_unknown_reach_is_refused():
-    with pytest.raises(ValueError, match="reach must be one of self, past, before, got 'next'"):
-        CausalSelfAttention(8, 2, 10, reach="next")
-
-
 @pytest.mark.parametrize("start", [0, 4])
 def test_neighbouring_heads_share_keys_and_values_in_groups(start):
     torch.manual_seed(0)

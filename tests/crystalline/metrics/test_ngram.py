@@ -113,6 +113,15 @@ def test_of_rows_nothing_is_counted_across_their_ends_and_openings_are_not_predi
     assert probabilities[1][8] < 0.1
 
 
+@pytest.mark.parametrize("order", [2, 3, 4])
+def test_what_follows_the_opening_of_rows_is_known_at_every_order(order):
+    rows = np.concatenate([np.tile([5, 3], (500, 1)), RANDOM.integers(0, 3, (500, 20))], axis=1)
+    model = NGram(rows, 9, order)
+    assert model.probabilities(np.array([[5]]), np.array([[3]]))[0, 0] > 0.98
+    each = [model.probabilities(rows[:9], np.full_like(rows[:9], token)) for token in range(9)]
+    np.testing.assert_allclose(sum(each), 1, rtol=1e-12)
+
+
 def test_a_row_sees_nothing_of_the_row_before():
     model = NGram(text(200, 9), 9, 3)
     rows = RANDOM.integers(0, 9, (3, 5))

@@ -1,0 +1,151 @@
+"""Objects of a config: `hydra.utils.instantiate`, with values checked against what is asked for."""
+
+from __future__ import annotations
+
+import inspect
+import types
+import typing
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import PurePath
+from typing import Any, Literal, Union, get_args, get_origin
+
+from hydra.utils import get_object, instantiate
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from crystalline.errors import UserError
+
+_WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
+
+
+def from_config(node: Any, **values: Any) -> Any:
+    """What `_target_` of `node` makes of the node's values and of `values`, which win.
+
+    Raises:
+        UserError: If a value of the node, or of a node below it, is of another type than the
+            target's annotation names; the line names the key.
+    """
+    check(node, given=values)
+    return instantiate(node, _convert_="all", **values)
+
+
+def check(node: Any, given: Collection[str] = ()) -> None:
+    """Compare the values of a node, and of nodes below it, with the annotations of its target.
+
+    Annotations of other than plain types, and targets without any, ask for nothing.
+
+    Args:
+        node: Of a composed config, so that its keys have names and its interpolations values.
+        given: Names of values that are not the config's; its own are not looked at.
+
+    Raises:
+        UserError: As of `from_config`.
+    """
+    if isinstance(node, ListConfig):
+        for item in node._iter_ex(resolve=True):
+            check(item)
+    if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
+        return
+    hints = annotations_of(str(node._target_)) if "_target_" in node else {}
+    for name in node:
+        if name in given or OmegaConf.is_missing(node, name):
+            continue
+        value = node[name]
+        check(value)
+        if str(name) in hints:
+            _check_value(node, str(name), value, hints[str(name)])
+
+
+def _check_value(node: DictConfig, name: str, value: Any, hint: Any) -> None:
+    if isinstance(value, DictConfig | ListConfig):
+        if isinstance(value, DictConfig) and "_target_" in value:
+            return  # an object
+        value = OmegaConf.to_container(value, resolve=True)
+    if value is None and node.get("_partial_"):
+        return  # who completes the node gives the value
+    values = {node._get_full_key(name): value}
+    kind, arguments = get_origin(hint), get_args(hint)
+    if isinstance(value, dict) and inspect.isclass(kind) and issubclass(kind, Mapping):
+        values = {f"{node._get_full_key(name)}.{key}": each for key, each in value.items()}
+        hint = arguments[-1]
+    for key, each in values.items():
+        if not fits(each, hint):
+            raise UserError(f"{key}={_shown(each)}: must be {said(hint)}")
+
+
+def annotations_of(target: str) -> dict[str, Any]:
+    """By name, the annotations of a callable's arguments; none where they cannot be read.
+
+    A class that passes keywords on has those of the classes that it is made of, too.
+    """
+    hints: dict[str, Any] = {}
+    try:
+        found = get_object(target)
+        for each in inspect.getmro(found) if inspect.isclass(found) else (found,):
+            if inspect.isclass(found) and "__init__" not in vars(each):
+                continue
+            parameters = inspect.signature(each, eval_str=True).parameters.values()
+            passed_on = any(p.kind is p.VAR_KEYWORD for p in parameters)
+            named = (p for p in parameters if p.kind in _NAMED and p.annotation is not p.empty)
+            hints = {p.name: p.annotation for p in named} | hints
+            if not passed_on:
+                break
+    except Exception:  # instantiation will say what is wrong with a target
+        return {}
+    return hints
+
+
+def fits(value: Any, hint: Any) -> bool:
+    """Whether a plain value is of an annotated type; True where that cannot be told."""
+    if hint in (None, types.NoneType):
+        return value is None
+    if hint is bool:
+        return isinstance(value, bool)
+    if hint in (int, float):
+        wanted = int if hint is int else int | float
+        return isinstance(value, wanted) and not isinstance(value, bool)
+    if hint is str:
+        return isinstance(value, str)
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return any(fits(value, each) for each in arguments)
+    if origin is Literal:
+        return any(type(value) is type(each) and value == each for each in arguments)
+    kind = origin or hint
+    if not inspect.isclass(kind):
+        return True
+    if issubclass(kind, Mapping):
+        return isinstance(value, dict) and (
+            len(arguments) != 2 or all(fits(each, arguments[1]) for each in value.values())
+        )
+    if kind in (list, tuple, Sequence, typing.Sequence) or kind.__name__ == "Iterable":
+        inner = [each for each in arguments if each is not ...]
+        return isinstance(value, list) and (
+            len(inner) != 1 or all(fits(each, inner[0]) for each in value)
+        )
+    return not (issubclass(kind, PurePath) and not isinstance(value, str))
+
+
+def said(hint: Any) -> str:
+    """An annotated type in a user's words: "a whole number, or null"."""
+    if hint in (None, types.NoneType):
+        return "null"
+    origin, arguments = get_origin(hint), get_args(hint)
+    if origin in (Union, types.UnionType):
+        return ", or ".join(dict.fromkeys(said(each) for each in arguments))
+    if origin is Literal:
+        return f"one of {', '.join(str(each) for each in arguments)}"
+    kind = origin or hint
+    if kind in _WORDS:
+        return _WORDS[kind]
+    if inspect.isclass(kind) and issubclass(kind, Mapping):
+        return "keys with values"
+    if arguments and inspect.isclass(kind):
+        return f"a list, each {said(arguments[0])}"
+    return "a list" if kind in (list, tuple) else "text"
+
+
+def _shown(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    return str(value)
