@@ -10,12 +10,15 @@ from typing import Any
 import lightning
 import numpy as np
 import torch
+import torch.distributed as dist
+from jaxtyping import Float, Int
 from torch import Tensor
 from torch.optim.lr_scheduler import LambdaLR
 
 from crystalline.contract import Codes, LanguageModel, ModelOutput
 from crystalline.errors import UserError
 from crystalline.eval_mode import uncompiled
+from crystalline.layers.cross_entropy import IGNORED
 from crystalline.metrics.token_loss import TokenLoss
 from lightning_modules.divergence import Divergence, TrainingDiverged, first_non_finite
 from lightning_modules.graphs import GraphedBackward
@@ -163,20 +166,33 @@ class LanguageModeling(lightning.LightningModule):
                 "process has in a round; change it or data.batch_size"
             )
         sums: dict[str, Tensor] = {}
-        for index, part in enumerate(zip(tokens.chunk(count), targets.chunk(count), strict=True)):
+        shares = scored_shares(targets, count)
+        parts = zip(tokens.chunk(count), targets.chunk(count), shares, strict=True)
+        for index, (inputs, wanted, share) in enumerate(parts):
             with contextlib.nullcontext() if index == count - 1 else self._no_sync():
-                terms = self.losses(*part, weights)
+                terms = self.losses(inputs, wanted, weights, share)
                 self.manual_backward(terms["loss/total"] / count)
             for name, value in terms.items():
                 sums[name] = sums.get(name, 0.0) + value.detach() / count
         return sums
 
     def losses(
-        self, tokens: Tensor, targets: Tensor, weights: Mapping[str, float | Tensor]
+        self,
+        tokens: Tensor,
+        targets: Tensor,
+        weights: Mapping[str, float | Tensor],
+        share: float | Tensor = 1.0,
     ) -> dict[str, Tensor]:
-        """Cross-entropy (nats per token), every auxiliary loss, and their weighted sum."""
+        """Cross-entropy (nats per token), every auxiliary loss, and their weighted sum.
+
+        Args:
+            tokens: int64 ids.
+            targets: int64; -100 is not scored.
+            weights: Of the auxiliary losses.
+            share: What the cross-entropy counts, of part of a round; see `scored_shares`.
+        """
         output = self.model(tokens)
-        prediction = output.cross_entropy(targets).loss
+        prediction = output.cross_entropy(targets).loss * share
         total = output.total(prediction, weights)
         auxiliary = {f"loss/{name}": value for name, value in output.losses.items()}
         return {"loss/total": total, "loss/prediction": prediction, **auxiliary}
@@ -287,6 +303,24 @@ class LanguageModeling(lightning.LightningModule):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.check_finite()
         checkpoint["crystalline"] = self.payload
+
+
+def scored_shares(targets: Int[Tensor, "batch pos"], parts: int) -> Float[Tensor, " parts"]:
+    """How much more than the average part of a round each of ours has to say: mean 1 over all.
+
+    With means over a part's scored targets times its share, the mean over all parts of all
+    processes is that over all scored targets, however they are spread.
+
+    Args:
+        targets: Of this process in a round; -100 is not scored.
+        parts: Micro-batches of this process.
+    """
+    scored = (targets != IGNORED).unflatten(0, (parts, -1)).flatten(1).sum(1).float()
+    mean = scored.mean()
+    if dist.is_available() and dist.is_initialized():
+        dist.all_reduce(mean)
+        mean /= dist.get_world_size()
+    return scored / torch.where(mean > 0, mean, 1.0)
 
 
 def seed_round(seed: int, round_: int, rank: int) -> None:

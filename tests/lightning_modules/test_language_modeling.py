@@ -4,7 +4,10 @@ import math
 
 import pytest
 import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
 
+from lightning_modules.language_modeling import scored_shares
 from tests.running import train
 
 
@@ -78,6 +81,47 @@ def test_accumulation_changes_memory_not_results(corpus, tmp_path, update):
         )
         for name, tensor in states[0].items():
             torch.testing.assert_close(state[name], tensor, rtol=1e-4, atol=1e-6, msg=name)
+
+
+def test_accumulation_changes_nothing_where_few_targets_are_scored(corpus, tmp_path):
+    choice = ("data.task=induction", "data.vocab_size=20", "data.gap=4", "data.score=answers")
+    runs = [
+        train(
+            corpus, tmp_path / str(count), *choice,
+            f"objective.accumulate={count}", "optimizer.eps=1e-3", "data.seq_len=16",
+            "callbacks=default", data="tasks", model="transformer",
+        )
+        for count in (1, 4)
+    ]  # fmt: skip
+    assert len(runs[0].losses()) > 10
+    one, four = ({k: float(v) for k, v in run.losses().items()} for run in runs)
+    assert four == pytest.approx(one, rel=1e-4, abs=1e-6)
+
+
+def test_shares_make_means_of_parts_the_mean_of_all_scored_targets():
+    targets = torch.tensor([[1, 2, -100], [-100, -100, -100], [3, -100, -100], [4, 5, 6]])
+    nats = torch.rand(4, 3)
+    shares = scored_shares(targets, 4)
+    assert shares.mean().item() == pytest.approx(1)
+    scored = targets != -100
+    means = (nats * scored).sum(1) / scored.sum(1).clamp(min=1)
+    assert (means * shares).mean().item() == pytest.approx(nats[scored].mean().item())
+    assert scored_shares(targets.abs(), 2).tolist() == [1, 1]
+    assert scored_shares(torch.full((2, 3), -100), 2).tolist() == [0, 0]
+
+
+def shares_of_one_of_two(rank: int, folder: str) -> None:
+    store = f"file://{folder}/store"
+    dist.init_process_group("gloo", init_method=store, rank=rank, world_size=2)
+    targets = torch.full((4, 3), -100)
+    targets[2, 0] = 7  # the second process has the only one
+    torch.save(scored_shares(targets.chunk(2)[rank], 2), f"{folder}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_shares_are_those_of_all_processes(tmp_path):
+    mp.spawn(shares_of_one_of_two, (str(tmp_path),), nprocs=2)
+    assert [torch.load(tmp_path / f"{rank}.pt").tolist() for rank in (0, 1)] == [[0, 0], [4, 0]]
 
 
 def test_the_total_is_the_prediction_and_the_weighted_rest(corpus, tmp_path):
