@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import functools
 import logging
+import math
 import os
 import sys
 import traceback
@@ -22,6 +23,7 @@ from hydra.core.hydra_config import HydraConfig
 from omegaconf import MISSING, DictConfig, OmegaConf
 
 from crystalline.arguments import prepare_arguments
+from crystalline.errors import UserError
 from crystalline.explain import explain
 from crystalline.usage import usage
 
@@ -184,12 +186,16 @@ def register() -> None:
     OmegaConf.register_new_resolver("times", _times, replace=True)
 
 
-def _times(*factors: int | float | str) -> float:
-    """Product of numbers: `${times:0.1,${optimizer.lr}}`."""
-    product = 1.0
-    for factor in factors:
-        product *= float(factor)
-    return product
+def _times(*factors: Any) -> float:
+    """Product of numbers: `${times:0.1,${optimizer.lr}}`.
+
+    Raises:
+        UserError: If a factor is none.
+    """
+    try:
+        return math.prod(float(factor) for factor in factors)
+    except (TypeError, ValueError):
+        raise UserError(f"a product of {' and '.join(map(str, factors))} is no number") from None
 
 
 def _has_key(conf_dir: Path, config_name: str) -> bool:

@@ -18,7 +18,11 @@ from hydra.errors import (
     OverrideParseException,
 )
 from omegaconf import DictConfig
-from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
+from omegaconf.errors import (
+    InterpolationResolutionError,
+    MissingMandatoryValue,
+    OmegaConfBaseException,
+)
 
 from crystalline.errors import UserError
 from crystalline.usage import groups_of, options_of
@@ -59,6 +63,10 @@ def explain(
     if isinstance(cause, MissingMandatoryValue):
         key = _detail(cause, "full_key")
         return f"{key} is not set; add {key}=<value>"
+    if isinstance(cause, InterpolationResolutionError):
+        said = _one_line(cause)
+        why = said.partition("raised while resolving interpolation: ")[2]
+        return f"{_detail(cause, 'full_key')}: {why}" if why else said
     if isinstance(cause, OmegaConfBaseException | HydraException):
         return _one_line(cause)
     return _ordinary(cause)
