@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import inspect
 import types
-import typing
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from functools import cache
 from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
@@ -15,6 +15,7 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 from crystalline.errors import UserError
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
+_LISTS = (list, tuple, Sequence, Iterable)
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -73,6 +74,7 @@ def _check_value(node: DictConfig, name: str, value: Any, hint: Any) -> None:
             raise UserError(f"{key}={_shown(each)}: must be {said(hint)}")
 
 
+@cache
 def annotations_of(target: str) -> dict[str, Any]:
     """By name, the annotations of a callable's arguments; none where they cannot be read.
 
@@ -118,7 +120,7 @@ def fits(value: Any, hint: Any) -> bool:
         return isinstance(value, dict) and (
             len(arguments) != 2 or all(fits(each, arguments[1]) for each in value.values())
         )
-    if kind in (list, tuple, Sequence, typing.Sequence) or kind.__name__ == "Iterable":
+    if kind in _LISTS:
         inner = [each for each in arguments if each is not ...]
         return isinstance(value, list) and (
             len(inner) != 1 or all(fits(each, inner[0]) for each in value)
@@ -142,7 +144,7 @@ def said(hint: Any) -> str:
         return "keys with values"
     if arguments and inspect.isclass(kind):
         return f"a list, each {said(arguments[0])}"
-    return "a list" if kind in (list, tuple) else "text"
+    return "a list" if kind in _LISTS else "text"
 
 
 def _shown(value: Any) -> str:

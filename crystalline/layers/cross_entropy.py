@@ -34,7 +34,7 @@ def cross_entropy(
 ) -> CrossEntropy:
     """Of scores that stand in memory; computed in fp32 at least.
 
-    Kept for the backward pass are the scores themselves, and of every row a few numbers.
+    Kept for the backward pass are the scores themselves, and of every row two numbers.
     """
     scores = at_least_fp32(logits).flatten(0, -2)
     loss, nats, correct = _CrossEntropy.apply(scores, targets.flatten())  # type: ignore[misc]
@@ -51,7 +51,7 @@ class _CrossEntropy(torch.autograd.Function):
         over = (scores - best).exp_().sum(-1, keepdim=True).log_()
         nats = (over + (best - scores.gather(-1, wanted)))[:, 0].masked_fill(~scored, 0)
         share = scored.to(scores.dtype) / scored.sum().clamp(min=1)
-        ctx.save_for_backward(scores, best, over, wanted, share)
+        ctx.save_for_backward(scores, wanted, share)
         correct = (first == wanted)[:, 0] & scored
         ctx.mark_non_differentiable(nats, correct)
         return nats.sum() / scored.sum().clamp(min=1), nats, correct
@@ -59,9 +59,9 @@ class _CrossEntropy(torch.autograd.Function):
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor, *_: Any) -> tuple[Tensor, None]:  # type: ignore[override]
-        scores, best, over, wanted, share = ctx.saved_tensors
+        scores, wanted, share = ctx.saved_tensors
         weight = (gradient * share)[:, None]
-        pull = (scores - best).sub_(over).exp_().mul_(weight)
+        pull = scores.softmax(-1).mul_(weight)
         return pull.scatter_add_(-1, wanted, -weight), None
 
 
