@@ -1,6 +1,7 @@
 """Results over seeds: `docs/results/data/<experiment>.jsonl` made into a table and a picture.
 
 A line of the file is the `summary.json` of one run and the field "row", which names its table row.
+A page's opening marker may name the columns it wants: `<!-- table: val/loss; dead codes -->`.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from crystalline.results import BITS, DEAD, markdown_table, number, score, shown
 from crystalline.tradeoff import spread_png
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
+_BEGIN = re.compile(r"<!-- table(?:: (?P<columns>.*?))? -->")
 STUDIED = ("study/", "ablation/", "phase_gap")
 """Beginnings of the names of figures that become columns of their own."""
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"=,]+/)+")
@@ -86,19 +88,22 @@ def rebuild(data: Path, page: Path, picture: Path) -> None:
     A page that does not exist is made; without markers, the table goes to its end.
 
     Raises:
-        UserError: If a line of `data` is no summary, or a marker has no partner.
+        UserError: If a line of `data` is no summary, a marker has no partner, or there is no
+            column of a name.
     """
     summaries = read(data)
     rows = {name: [s for s in summaries if s["row"] == name] for name in _names(summaries)}
     unit = score(summaries)
     scores = {name: _values(runs, f"test/{unit}") for name, runs in rows.items()}
     scores = {name: values for name, values in scores.items() if values}
-    block = table(summaries)
+    name = page.stem.replace("_", " ")
+    text = page.read_text(encoding="utf-8") if page.exists() else f"# {name}\n\n{BEGIN}\n{END}\n"
+    begin = _BEGIN.search(text)
+    wanted = begin["columns"].split("; ") if begin and begin["columns"] else None
+    block = table(summaries, wanted)
     if scores:
         write_atomically(picture, spread_png(scores, f"test/{unit}"))
         block += f"\n![test/{unit} of every run, and the mean of each row]({picture.name})\n"
-    name = page.stem.replace("_", " ")
-    text = page.read_text(encoding="utf-8") if page.exists() else f"# {name}\n\n{BEGIN}\n{END}\n"
     write_atomically(page, _between_markers(text, block, page))
 
 
@@ -122,19 +127,27 @@ def read(data: Path) -> list[Summary]:
     return summaries
 
 
-def table(summaries: Sequence[Summary]) -> str:
-    """Markdown: a table for each edition of the data, and the commands that made the rows."""
+def table(summaries: Sequence[Summary], columns: Sequence[str] | None = None) -> str:
+    """Markdown: a table for each edition of the data, and the commands that made the rows.
+
+    Args:
+        summaries: Of all runs.
+        columns: Headers to show beside the row's name and the number of its runs; None: all.
+
+    Raises:
+        UserError: If there is no column of a name.
+    """
     fingerprints = list(dict.fromkeys(str(s.get("data_fingerprint", "")) for s in summaries))
     parts = []
     for fingerprint in fingerprints:
         same = [s for s in summaries if str(s.get("data_fingerprint", "")) == fingerprint]
         if len(fingerprints) > 1:  # bits per byte of two editions cannot be compared
             parts.append(f"Data `{fingerprint}`:\n")
-        parts.append(_one_table(same))
+        parts.append(_one_table(same, columns))
     return "\n".join([*parts, _commands(summaries)])
 
 
-def _one_table(summaries: Sequence[Summary]) -> str:
+def _one_table(summaries: Sequence[Summary], columns: Sequence[str] | None) -> str:
     unit = score(summaries)
     header = ["row", "runs", f"val/{unit}", f"test/{unit}", "dead codes", "worst site"]
     rated = bool(_values(summaries, BITS))
@@ -155,6 +168,11 @@ def _one_table(summaries: Sequence[Summary]) -> str:
             cells.append(shown(key, _mean(_values(runs, key))))
         without = _mean(_values(runs, "parameters_without_codebooks"))
         body.append([*cells, shown("parameters", without)])
+    if columns is not None:
+        if unknown := [name for name in columns if name not in header[2:]]:
+            raise UserError(f"no column {unknown[0]!r}; there are: {'; '.join(header[2:])}")
+        kept = [0, 1, *map(header.index, columns)]
+        header, body = [header[i] for i in kept], [[cells[i] for i in kept] for cells in body]
     return "\n".join(markdown_table(header, body)) + "\n"
 
 
@@ -184,12 +202,12 @@ def _commands(summaries: Sequence[Summary]) -> str:
 
 
 def _between_markers(text: str, block: str, page: Path) -> str:
-    begin, end = text.find(BEGIN), text.find(END)
-    if begin < 0 and end < 0:
+    begin, end = _BEGIN.search(text), text.find(END)
+    if begin is None and end < 0:
         return f"{text.rstrip()}\n\n{BEGIN}\n{block}{END}\n"
-    if begin < 0 or end < begin:
+    if begin is None or end < begin.end():
         raise UserError(f"{page}: the table needs both markers, {BEGIN} and below it {END}")
-    return text[: begin + len(BEGIN)] + f"\n{block}" + text[end:]
+    return text[: begin.end()] + f"\n{block}" + text[end:]
 
 
 def _names(summaries: Sequence[Summary]) -> list[str]:

@@ -79,6 +79,21 @@ def test_a_page_without_markers_gets_its_table_at_the_end_and_half_a_pair_is_an_
         rebuild(data, page, picture)
 
 
+def test_a_page_names_the_columns_it_wants(tmp_path):
+    data, page, picture = (tmp_path / f"x.{kind}" for kind in ("jsonl", "md", "png"))
+    append(data, [summary(1.8, **{"study/effect all": 0.5, "study/other": 0.1})], "first")
+    page.write_text("<!-- table: effect all; val/bpb -->\n<!-- /table -->\n")
+    rebuild(data, page, picture)
+    rebuild(data, page, picture)
+    assert page.read_text().startswith(
+        "<!-- table: effect all; val/bpb -->\n| row | runs | effect all | val/bpb |\n"
+    )
+    assert "| first | 1 | 0.5000 | 1.7000 |" in page.read_text()
+    page.write_text("<!-- table: effect of all -->\n<!-- /table -->\n")
+    with pytest.raises(UserError, match=r"no column 'effect of all'; there are: val/bpb; .*other"):
+        rebuild(data, page, picture)
+
+
 def test_no_absolute_path_of_the_machine_is_kept(tmp_path):
     data = tmp_path / "x.jsonl"
     content = summary(
