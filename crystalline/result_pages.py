@@ -16,6 +16,7 @@ import yaml
 
 from crystalline.errors import UserError
 from crystalline.files import write_atomically
+from crystalline.result_pictures import draw_pictures
 from crystalline.results import BITS, DEAD, markdown_table, number, score, shown
 from crystalline.tradeoff import spread_png
 
@@ -85,11 +86,12 @@ def row_name(summary: Mapping[str, Any]) -> str:
 def rebuild(data: Path, page: Path, picture: Path) -> None:
     """Rewrite the part of `page` between the two markers, and `picture`, from `data`.
 
-    A page that does not exist is made; without markers, the table goes to its end.
+    A page that does not exist is made; without markers, the table goes to its end. Pictures that
+    it asks for itself (`result_pictures`) are drawn too.
 
     Raises:
         UserError: If a line of `data` is no summary, a marker has no partner, or there is no
-            column of a name.
+            column or figure of a name.
     """
     summaries = read(data)
     rows = {name: [s for s in summaries if s["row"] == name] for name in _names(summaries)}
@@ -104,7 +106,8 @@ def rebuild(data: Path, page: Path, picture: Path) -> None:
     if scores:
         write_atomically(picture, spread_png(scores, f"test/{unit}"))
         block += f"\n![test/{unit} of every run, and the mean of each row]({picture.name})\n"
-    write_atomically(page, _between_markers(text, block, page))
+    text = draw_pictures(_between_markers(text, block, page), summaries, page)
+    write_atomically(page, text)
 
 
 def read(data: Path) -> list[Summary]:
@@ -132,7 +135,8 @@ def table(summaries: Sequence[Summary], columns: Sequence[str] | None = None) ->
 
     Args:
         summaries: Of all runs.
-        columns: Headers to show beside the row's name and the number of its runs; None: all.
+        columns: What to show beside the row's name and the number of its runs: headers, or other
+            figures of the summaries such as "val/accuracy"; None: all headers.
 
     Raises:
         UserError: If there is no column of a name.
@@ -155,6 +159,8 @@ def _one_table(summaries: Sequence[Summary], columns: Sequence[str] | None) -> s
     studied = list(dict.fromkeys(key for s in summaries for key in s if key.startswith(STUDIED)))
     header += [key.removeprefix("study/") for key in studied]
     header += ["tokens seen", "tokens/s", "parameters", "without codebooks"]
+    asked = [name for name in columns or () if name not in header and _values(summaries, name)]
+    header += asked
     body = []
     for name in _names(summaries):
         runs = [s for s in summaries if s["row"] == name]
@@ -167,7 +173,8 @@ def _one_table(summaries: Sequence[Summary], columns: Sequence[str] | None) -> s
         for key in ("tokens_seen", "tokens_per_second", "parameters"):
             cells.append(shown(key, _mean(_values(runs, key))))
         without = _mean(_values(runs, "parameters_without_codebooks"))
-        body.append([*cells, shown("parameters", without)])
+        cells += [shown("parameters", without), *(spread(_values(runs, key)) for key in asked)]
+        body.append(cells)
     if columns is not None:
         if unknown := [name for name in columns if name not in header[2:]]:
             raise UserError(f"no column {unknown[0]!r}; there are: {'; '.join(header[2:])}")

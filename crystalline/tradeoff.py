@@ -115,6 +115,29 @@ Interval = tuple[float, float, float]
 """A value, and the ends of its interval."""
 
 
+def points_png(
+    points: Mapping[str, Sequence[tuple[float | None, float]]], horizontal: str, vertical: str
+) -> bytes:
+    """A colour for each name, a dot for each of its (x, y); without x a line at the mean of y."""
+    names = [_wrapped(name) for name in points]
+    lines = sum(name.count("\n") + 1 for name in names)
+    figure, axes = _figure(9.0, max(4.0, 0.5 + 0.2 * lines))
+    for count, (label, dots) in enumerate(zip(names, points.values(), strict=True)):
+        colour, turn = f"C{count % 10}", count // 10 % 3
+        placed = [(x, y) for x, y in dots if x is not None]
+        if placed:
+            axes.plot(*zip(*placed, strict=True), "osD"[turn], color=colour, label=label)
+        else:
+            mean = statistics.fmean(y for _, y in dots)
+            axes.axhline(mean, linestyle=("--", ":", "-.")[turn], color=colour, label=label)
+    _scale(axes, [x for dots in points.values() for x, _ in dots if x is not None])
+    axes.set_xlabel(horizontal)
+    axes.set_ylabel(vertical)
+    axes.grid(alpha=0.3)
+    figure.legend(loc="outside right upper", fontsize="small")
+    return _png(figure)
+
+
 def intervals_png(
     groups: Sequence[str], bars: Mapping[str, Sequence[Interval]], vertical: str
 ) -> bytes:

@@ -81,17 +81,39 @@ def test_a_page_without_markers_gets_its_table_at_the_end_and_half_a_pair_is_an_
 
 def test_a_page_names_the_columns_it_wants(tmp_path):
     data, page, picture = (tmp_path / f"x.{kind}" for kind in ("jsonl", "md", "png"))
-    append(data, [summary(1.8, **{"study/effect all": 0.5, "study/other": 0.1})], "first")
-    page.write_text("<!-- table: effect all; val/bpb -->\n<!-- /table -->\n")
+    append(data, [summary(1.8, **{"study/effect all": 0.5, "val/accuracy": 0.4})], "first")
+    page.write_text("<!-- table: effect all; val/bpb; val/accuracy -->\n<!-- /table -->\n")
     rebuild(data, page, picture)
     rebuild(data, page, picture)
     assert page.read_text().startswith(
-        "<!-- table: effect all; val/bpb -->\n| row | runs | effect all | val/bpb |\n"
+        "<!-- table: effect all; val/bpb; val/accuracy -->\n"
+        "| row | runs | effect all | val/bpb | val/accuracy |\n"
     )
-    assert "| first | 1 | 0.5000 | 1.7000 |" in page.read_text()
+    assert "| first | 1 | 0.5000 | 1.7000 | 0.4000 |" in page.read_text()
     page.write_text("<!-- table: effect of all -->\n<!-- /table -->\n")
-    with pytest.raises(UserError, match=r"no column 'effect of all'; there are: val/bpb; .*other"):
+    with pytest.raises(
+        UserError, match=r"no column 'effect of all'; there are: val/bpb; .*effect all"
+    ):
         rebuild(data, page, picture)
+
+
+def test_a_page_asks_for_pictures_of_one_figure_over_another(tmp_path):
+    data, page = tmp_path / "x.jsonl", tmp_path / "x.md"
+    append(data, [summary(1.8, **{"test/code_bits": 100.0})], "codes, long")
+    append(data, [summary(1.7)], "none, long")
+    append(data, [summary(1.9)], "none, short")
+    ask = "<!-- picture: test/bpb over test/code_bits; {} -->\n{}<!-- /picture -->\n"
+    page.write_text(ask.format("long", "") + "after\n")
+    rebuild(data, page, tmp_path / "x.png")
+    once = page.read_text()
+    drawn = "![test/bpb over test/code_bits](x_code_bits.png)\n"
+    assert once.startswith(ask.format("long", drawn) + "after\n")
+    assert (tmp_path / "x_code_bits.png").stat().st_size > 1000
+    rebuild(data, page, tmp_path / "x.png")
+    assert page.read_text() == once
+    page.write_text(ask.format("short", ""))
+    with pytest.raises(UserError, match="no run of a row with 'short' has both test/bpb and test/"):
+        rebuild(data, page, tmp_path / "x.png")
 
 
 def test_no_absolute_path_of_the_machine_is_kept(tmp_path):
