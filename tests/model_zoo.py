@@ -46,7 +46,9 @@ def crystalline(
     temp_init = options.pop("temp_init", 0.2)
     own = {key: options.pop(key) for key in ("learned_positions", "reach") if key in options}
     of_sites = {
-        key: options.pop(key) for key in ("groups", "layers", "corruption") if key in options
+        key: options.pop(key)
+        for key in ("groups", "layers", "corruption", "output_rms")
+        if key in options
     }
     sites = Sites(places, **of_sites)
     return Crystalline(

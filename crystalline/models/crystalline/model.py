@@ -45,8 +45,8 @@ class CrystallineBlock(nn.Module):
         self.feedforward = MLP(d_model, d_mlp, dropout, bias=False)
         groups = {place: places.groups for place in PLACES} | {"attn_pre": num_heads}
         for place in PLACES:  # site names: layers.<i>.<place>.group.<g>
-            gain = 1.0 if place == "attn_pre" else places.output_rms
-            build = partial(bottleneck, d_model, groups[place], gain, places.prior(place))
+            gain, prior = places.gain(place), places.prior(place)
+            build = partial(bottleneck, d_model, groups[place], gain, prior)
             setattr(self, place, build() if place in places.places else None)
         self.corruption = places.corruption
 

@@ -24,6 +24,7 @@ from crystalline.quantizers.codebook import Update
 
 PLACES = ("attn_pre", "attn_post", "mlp", "block")
 GATES = ("none", "learned")
+OUTPUT_RMS = {"attn_pre": 0.1, "attn_post": 0.02, "mlp": 0.02, "block": 0.02}
 
 Build = Callable[[int, int, float, Prior | None], GroupedBottleneck]
 """(d_model, num_groups, gain at the start, prior)."""
@@ -34,8 +35,8 @@ class Sites:
     """Where bottlenecks stand.
 
     Raises:
-        ValueError: If a place or the kind of gate is unknown, a prior is none, or a corruption lies
-            outside [0, 1].
+        ValueError: If a place or the kind of gate is unknown, a root mean square is not positive, a
+            prior is none, or a corruption lies outside [0, 1].
     """
 
     places: Sequence[str] = ("attn_pre", "mlp")
@@ -45,10 +46,10 @@ class Sites:
     """Into which attn_post, mlp and block are cut; attn_pre has a group for each head."""
     layers: Sequence[int] | None = None
     """Layers that have bottlenecks; None for all."""
-    output_rms: float = 0.02
-    """Root mean square of what attn_post, mlp and block write at the start, about as without a
-    bottleneck: vectors as long as normalised ones would drown the embedding. attn_pre, which a map
-    follows, starts at 1."""
+    output_rms: Mapping[str, float] = field(default_factory=dict)
+    """By place: root mean square of what is written at the start; see `OUTPUT_RMS` for places that
+    are not named. About what is written without a bottleneck: vectors as long as normalised ones
+    would drown the embedding, and heads do so through the output map that follows them."""
     prior_weight: Mapping[str, float] = field(default_factory=dict)
     """By place: cosine that a nat of code length costs; see `UsagePrior`. Places that are not named
     have no prior."""
@@ -67,12 +68,15 @@ class Sites:
     """"learned": each group mixes its codes with what they stand for; see `GroupedBottleneck`."""
 
     def __post_init__(self) -> None:
-        for name in ("places", "prior_weight", "corruption"):
+        for name in ("places", "output_rms", "prior_weight", "corruption"):
             unknown = [place for place in getattr(self, name) if place not in PLACES]
             if unknown:
                 raise ValueError(
                     f"sites.{name} must be among {', '.join(PLACES)}, got {unknown[0]!r}"
                 )
+        for place, rms in self.output_rms.items():
+            if rms <= 0:
+                raise ValueError(f"sites.output_rms.{place} must be positive, got {rms}")
         for weight in self.prior_weight.values():
             self._prior(weight)
         for place, share in self.corruption.items():
@@ -80,6 +84,10 @@ class Sites:
                 raise ValueError(f"sites.corruption.{place} must lie in [0, 1], got {share}")
         if self.gate not in GATES:
             raise ValueError(f"sites.gate must be {' or '.join(GATES)}, got {self.gate!r}")
+
+    def gain(self, place: str) -> float:
+        """Of what a place writes, at the start."""
+        return (OUTPUT_RMS | dict(self.output_rms))[place]
 
     def prior(self, place: str) -> Prior | None:
         """Of a place, where it has one."""

@@ -4,6 +4,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from crystalline.models.crystalline.sites import OUTPUT_RMS
 from crystalline.models.transformer import Transformer
 from crystalline.quantizers.bottlenecks.grouped import Trace
 from lightning_modules.objectives import decay_groups
@@ -32,6 +33,19 @@ def test_a_text_of_one_token_shows_whether_places_are_known(learned):
     model = crystalline(places=(), learned_positions=learned)
     logits = model(torch.zeros(1, CONTEXT, dtype=torch.int64)).logits[0]
     assert torch.allclose(logits, logits[:1].expand_as(logits), atol=1e-5) != learned
+
+
+@torch.no_grad()
+@pytest.mark.parametrize(("place", "rms"), [("attn_pre", 0.5), ("attn_pre", None), ("block", 0.3)])
+def test_places_write_as_loud_as_they_are_told_to(place, rms):
+    torch.manual_seed(0)
+    told = {} if rms is None else {place: rms}
+    model = crystalline(places=(place,), mode="noise", distortion=1e-3, output_rms=told)
+    written = []
+    site = getattr(model.layers[0], place)
+    site.register_forward_hook(lambda *call: written.append(call[2]))
+    model.eval()(TOKENS)
+    assert written[0].square().mean().sqrt() == pytest.approx(rms or OUTPUT_RMS[place], rel=1e-2)
 
 
 @torch.no_grad()
@@ -144,6 +158,8 @@ def test_a_code_that_is_taken_away_is_replaced_by_the_next_best():
         ({"places": ("attn_mid",)}, "sites.places"),
         ({"groups": 3}, "sites.groups"),
         ({"layers": [2]}, "sites.layers"),
+        ({"output_rms": {"heads": 1.0}}, "sites.output_rms must be among attn_pre, "),
+        ({"output_rms": {"mlp": 0.0}}, "sites.output_rms.mlp must be positive"),
         ({"estimator": "input_ste"}, "no gradient"),
     ],
 )
