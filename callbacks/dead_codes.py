@@ -57,7 +57,7 @@ class DeadCodeReset(lightning.Callback):
         until: float = 0.9,
         seed: int = 0,
     ) -> None:
-        if margin is not None and margin <= 0:
+        if margin is not None and not margin > 0:
             raise UserError(f"callbacks.dead_codes.margin={margin}: give more than 0, or null")
         if not error_power >= 0:  # a NaN too
             raise UserError(f"callbacks.dead_codes.error_power={error_power}: give 0 or more")

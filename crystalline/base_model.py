@@ -19,6 +19,16 @@ from crystalline.files import checkpoint_in
 from crystalline.tokenizer import Tokenizer
 
 
+def base_arguments(model: DictConfig) -> dict[str, bool]:
+    """Arguments of a model that name bases, and whether each must be given."""
+    arguments = inspect.signature(get_object(model._target_)).parameters
+    return {
+        key: argument.default is inspect.Parameter.empty
+        for key, argument in arguments.items()
+        if key == "base" or key.endswith("_base")
+    }
+
+
 def take_bases(model: DictConfig, tokenizer: Tokenizer) -> dict[str, LanguageModel]:
     """Put the config of each base in place of its path, so that checkpoints stand alone.
 
@@ -38,15 +48,13 @@ def take_bases(model: DictConfig, tokenizer: Tokenizer) -> dict[str, LanguageMod
         UserError: If no base is named or it cannot be read, has another vocabulary, or is built
             otherwise than the config says.
     """
-    arguments = inspect.signature(get_object(model._target_)).parameters
     found = {}
-    for key, argument in arguments.items():
-        wanted = key == "base" or key.endswith("_base")
-        if not wanted or key not in model or OmegaConf.is_dict(model[key]):
+    for key, needed in base_arguments(model).items():
+        if key not in model or OmegaConf.is_dict(model[key]):
             continue
         if model[key] is not None:
             found[key] = _take(model, key, tokenizer)
-        elif argument.default is inspect.Parameter.empty:
+        elif needed:
             raise UserError(
                 f"model.{key}: give a checkpoint or the folder of a run, model.{key}=<run>"
             )

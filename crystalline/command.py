@@ -195,7 +195,8 @@ def _times(*factors: Any) -> float:
     try:
         return math.prod(float(factor) for factor in factors)
     except (TypeError, ValueError):
-        raise UserError(f"a product of {' and '.join(map(str, factors))} is no number") from None
+        said = " and ".join("null" if each is None else str(each) for each in factors)
+        raise UserError(f"a product of {said} is no number") from None
 
 
 def _has_key(conf_dir: Path, config_name: str) -> bool:

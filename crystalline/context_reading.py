@@ -116,8 +116,8 @@ def _training_text(data: RoundDataModule, config: DictConfig) -> Integer[np.ndar
         if ids.ndim > 1:
             where = f"windows of {length} tokens; give less"
         raise UserError(
-            f"longest_match={config.longest_match}: n-grams of order {order} are counted in only "
-            f"{where}"
+            f"longest_match={config.longest_match}: n-grams of order {order} cannot be "
+            f"counted in {where}"
         )
     return ids
 

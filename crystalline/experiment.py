@@ -21,7 +21,7 @@ from callbacks.interruption import GracefulStop
 from callbacks.throughput import Throughput, peak_memory_mib
 from callbacks.verdict import Verdict
 from crystalline import checkpoint
-from crystalline.base_model import take_bases
+from crystalline.base_model import base_arguments, take_bases
 from crystalline.contract import LanguageModel
 from crystalline.devices import resolve_devices
 from crystalline.errors import UserError
@@ -49,7 +49,7 @@ class Experiment:
         torch.set_float32_matmul_precision("high")  # TF32 where autocast leaves fp32 products
         if not 0 <= config.seed < 2**32:
             raise UserError(f"seed must lie between 0 and {2**32 - 1}, got {config.seed}")
-        _check(config)
+        check_config(config)
         self.data = from_config(config.data)
         self.data.prepare_data()
         self.data.setup("fit")
@@ -252,12 +252,20 @@ class Experiment:
         log.info("summary: %s", os.path.relpath(self.run_dir / "summary.json"))
 
 
-def _check(config: DictConfig) -> None:
-    """Find a value of a wrong type before any work is done."""
-    check(config.model, given=("vocab_size",))
-    parts = (config.data, config.objective, config.optimizer, config.trainer)
-    for node in (*parts, *config.callbacks.values(), *config.logger.values()):
+def check_config(config: DictConfig) -> None:
+    """Find a value of a wrong type before any work is done.
+
+    Raises:
+        UserError: If there is one; the line names its key.
+    """
+    check(config.model, given=("vocab_size", *base_arguments(config.model)))
+    for node in (config.data, config.optimizer, config.objective, config.trainer):
         check(node)
+    for group in ("callbacks", "logger"):
+        for name, node in config[group].items():
+            if not isinstance(node, DictConfig | None):
+                raise UserError(f"{group}.{name}={node}: must be a node with _target_, or null")
+            check(node)
 
 
 def _quiet() -> None:

@@ -16,6 +16,8 @@ from crystalline.errors import UserError
 
 _WORDS = {int: "a whole number", float: "a number", bool: "true or false", str: "text"}
 _LISTS = (list, tuple, Sequence, Iterable)
+_PLAIN = (bool, int, float, str, list, dict, types.NoneType)
+_OBJECT = "a node with _target_"
 _NAMED = (inspect.Parameter.POSITIONAL_OR_KEYWORD, inspect.Parameter.KEYWORD_ONLY)
 
 
@@ -43,8 +45,10 @@ def check(node: Any, given: Collection[str] = ()) -> None:
         UserError: As of `from_config`.
     """
     if isinstance(node, ListConfig):
-        for item in node._iter_ex(resolve=True):
-            check(item)
+        for number, item in enumerate(node._iter_ex(resolve=False)):
+            if OmegaConf.is_missing(node, number):
+                raise UserError(f"{node._get_full_key(number)} is not set; give it a value")
+            check(node[number] if item is not None else None)
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
     hints = annotations_of(str(node._target_)) if "_target_" in node else {}
@@ -65,11 +69,14 @@ def _check_value(node: DictConfig, name: str, value: Any, hint: Any) -> None:
     if value is None and node.get("_partial_"):
         return  # who completes the node gives the value
     values = {node._get_full_key(name): value}
-    kind, arguments = get_origin(hint), get_args(hint)
-    if isinstance(value, dict) and inspect.isclass(kind) and issubclass(kind, Mapping):
-        values = {f"{node._get_full_key(name)}.{key}": each for key, each in value.items()}
-        hint = arguments[-1]
+    if isinstance(value, dict):
+        for kind in _members(hint):
+            if _is_mapping(kind) and len(get_args(kind)) == 2:
+                values = {f"{node._get_full_key(name)}.{key}": each for key, each in value.items()}
+                hint = get_args(kind)[1]
     for key, each in values.items():
+        if each == "???":
+            raise UserError(f"{key} is not set; add {key}=<value>")
         if not fits(each, hint):
             raise UserError(f"{key}={_shown(each)}: must be {said(hint)}")
 
@@ -98,7 +105,10 @@ def annotations_of(target: str) -> dict[str, Any]:
 
 
 def fits(value: Any, hint: Any) -> bool:
-    """Whether a plain value is of an annotated type; True where that cannot be told."""
+    """Whether a value is of an annotated type; True where that cannot be told.
+
+    Plain values, and lists and mappings of them, are of no class but their own.
+    """
     if hint in (None, types.NoneType):
         return value is None
     if hint is bool:
@@ -109,42 +119,60 @@ def fits(value: Any, hint: Any) -> bool:
     if hint is str:
         return isinstance(value, str)
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return any(fits(value, each) for each in arguments)
+    if len(_members(hint)) > 1:
+        return any(fits(value, each) for each in _members(hint))
     if origin is Literal:
         return any(type(value) is type(each) and value == each for each in arguments)
     kind = origin or hint
     if not inspect.isclass(kind):
         return True
-    if issubclass(kind, Mapping):
+    if _is_mapping(hint):
         return isinstance(value, dict) and (
             len(arguments) != 2 or all(fits(each, arguments[1]) for each in value.values())
         )
     if kind in _LISTS:
         inner = [each for each in arguments if each is not ...]
+        if len(inner) == 1:
+            inner *= len(value) if isinstance(value, list) else 0
         return isinstance(value, list) and (
-            len(inner) != 1 or all(fits(each, inner[0]) for each in value)
+            not arguments or (len(value) == len(inner) and all(map(fits, value, inner)))
         )
-    return not (issubclass(kind, PurePath) and not isinstance(value, str))
+    if issubclass(kind, PurePath):
+        return isinstance(value, str)
+    made = isinstance(value, dict) and "_target_" in value
+    return kind in (Any, object) or made or not isinstance(value, _PLAIN)
+
+
+def _members(hint: Any) -> tuple[Any, ...]:
+    """Of a union; of another type that one."""
+    return get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+
+
+def _is_mapping(hint: Any) -> bool:
+    kind = get_origin(hint) or hint
+    return inspect.isclass(kind) and issubclass(kind, Mapping)
 
 
 def said(hint: Any) -> str:
     """An annotated type in a user's words: "a whole number, or null"."""
     if hint in (None, types.NoneType):
         return "null"
+    if len(_members(hint)) > 1:
+        words = list(dict.fromkeys(said(each) for each in _members(hint)))
+        return ", or ".join([each for each in words if each != _OBJECT] or words)
     origin, arguments = get_origin(hint), get_args(hint)
-    if origin in (Union, types.UnionType):
-        return ", or ".join(dict.fromkeys(said(each) for each in arguments))
     if origin is Literal:
         return f"one of {', '.join(str(each) for each in arguments)}"
     kind = origin or hint
     if kind in _WORDS:
         return _WORDS[kind]
-    if inspect.isclass(kind) and issubclass(kind, Mapping):
+    if _is_mapping(hint):
         return "keys with values"
-    if arguments and inspect.isclass(kind):
-        return f"a list, each {said(arguments[0])}"
-    return "a list" if kind in _LISTS else "text"
+    if kind in _LISTS:
+        inner = [each for each in arguments if each is not ...]
+        count = f" of {len(inner)}" if len(inner) > 1 else ""
+        return f"a list{count}, each {said(inner[0])}" if inner else "a list"
+    return "text" if inspect.isclass(kind) and issubclass(kind, PurePath) else _OBJECT
 
 
 def _shown(value: Any) -> str:

@@ -16,12 +16,12 @@ import yaml
 
 from crystalline.errors import UserError
 from crystalline.files import write_atomically
-from crystalline.result_pictures import draw_pictures
+from crystalline.result_pictures import pictures
 from crystalline.results import BITS, DEAD, markdown_table, number, score, shown
 from crystalline.tradeoff import spread_png
 
 BEGIN, END = "<!-- table -->", "<!-- /table -->"
-_BEGIN = re.compile(r"<!-- table(?:: (?P<columns>.*?))? -->")
+_BEGIN = re.compile(r"<!--\s*table\s*(?::(?P<columns>.*?))?-->", re.DOTALL)
 STUDIED = ("study/", "ablation/", "phase_gap")
 """Beginnings of the names of figures that become columns of their own."""
 _ABSOLUTE = re.compile(r"(?<![\w.:/])/(?:[^\s/'\"=,]+/)+")
@@ -91,7 +91,7 @@ def rebuild(data: Path, page: Path, picture: Path) -> None:
 
     Raises:
         UserError: If a line of `data` is no summary, a marker has no partner, or there is no
-            column or figure of a name.
+            column of a name; as of `pictures`.
     """
     summaries = read(data)
     rows = {name: [s for s in summaries if s["row"] == name] for name in _names(summaries)}
@@ -101,12 +101,18 @@ def rebuild(data: Path, page: Path, picture: Path) -> None:
     name = page.stem.replace("_", " ")
     text = page.read_text(encoding="utf-8") if page.exists() else f"# {name}\n\n{BEGIN}\n{END}\n"
     begin = _BEGIN.search(text)
-    wanted = begin["columns"].split("; ") if begin and begin["columns"] else None
-    block = table(summaries, wanted)
+    wanted = [c.strip() for c in ((begin and begin["columns"]) or "").split(";") if c.strip()]
+    try:
+        block = table(summaries, wanted or None)
+        if scores:
+            block += f"\n![test/{unit} of every run, and the mean of each row]({picture.name})\n"
+        text, drawn = pictures(_between_markers(text, block), summaries, page)
+    except UserError as error:
+        raise UserError(f"{page}: {error}") from None
     if scores:
-        write_atomically(picture, spread_png(scores, f"test/{unit}"))
-        block += f"\n![test/{unit} of every run, and the mean of each row]({picture.name})\n"
-    text = draw_pictures(_between_markers(text, block, page), summaries, page)
+        drawn[picture] = spread_png(scores, f"test/{unit}")
+    for path, content in drawn.items():
+        write_atomically(path, content)
     write_atomically(page, text)
 
 
@@ -142,16 +148,29 @@ def table(summaries: Sequence[Summary], columns: Sequence[str] | None = None) ->
         UserError: If there is no column of a name.
     """
     fingerprints = list(dict.fromkeys(str(s.get("data_fingerprint", "")) for s in summaries))
-    parts = []
+    tables = []
     for fingerprint in fingerprints:
         same = [s for s in summaries if str(s.get("data_fingerprint", "")) == fingerprint]
-        if len(fingerprints) > 1:  # bits per byte of two editions cannot be compared
-            parts.append(f"Data `{fingerprint}`:\n")
-        parts.append(_one_table(same, columns))
+        # Bits per byte of two editions cannot be compared.
+        title = f"Data `{fingerprint}`:\n" if len(fingerprints) > 1 else None
+        tables.append((title, *_one_table(same, columns or ())))
+    known = list(dict.fromkeys(name for _, header, _ in tables for name in header[2:]))
+    if unknown := [name for name in columns or () if name not in known]:
+        raise UserError(f"no column {unknown[0]!r}; there are: {'; '.join(known)}")
+    parts = []
+    for title, header, body in tables:
+        shown_columns = header if columns is None else [*header[:2], *columns]
+        rows = [dict(zip(header, cells, strict=True)) for cells in body]
+        cells = [[row.get(name, "-") for name in shown_columns] for row in rows]
+        parts += [title] if title else []
+        parts.append("\n".join(markdown_table(shown_columns, cells)) + "\n")
     return "\n".join([*parts, _commands(summaries)])
 
 
-def _one_table(summaries: Sequence[Summary], columns: Sequence[str] | None) -> str:
+def _one_table(
+    summaries: Sequence[Summary], asked: Sequence[str]
+) -> tuple[list[str], list[list[str]]]:
+    """Header and rows of all columns, and of other figures that are asked for."""
     unit = score(summaries)
     header = ["row", "runs", f"val/{unit}", f"test/{unit}", "dead codes", "worst site"]
     rated = bool(_values(summaries, BITS))
@@ -159,8 +178,7 @@ def _one_table(summaries: Sequence[Summary], columns: Sequence[str] | None) -> s
     studied = list(dict.fromkeys(key for s in summaries for key in s if key.startswith(STUDIED)))
     header += [key.removeprefix("study/") for key in studied]
     header += ["tokens seen", "tokens/s", "parameters", "without codebooks"]
-    asked = [name for name in columns or () if name not in header and _values(summaries, name)]
-    header += asked
+    others = [name for name in asked if name not in header and _values(summaries, name)]
     body = []
     for name in _names(summaries):
         runs = [s for s in summaries if s["row"] == name]
@@ -173,14 +191,9 @@ def _one_table(summaries: Sequence[Summary], columns: Sequence[str] | None) -> s
         for key in ("tokens_seen", "tokens_per_second", "parameters"):
             cells.append(shown(key, _mean(_values(runs, key))))
         without = _mean(_values(runs, "parameters_without_codebooks"))
-        cells += [shown("parameters", without), *(spread(_values(runs, key)) for key in asked)]
+        cells += [shown("parameters", without), *(spread(_values(runs, key)) for key in others)]
         body.append(cells)
-    if columns is not None:
-        if unknown := [name for name in columns if name not in header[2:]]:
-            raise UserError(f"no column {unknown[0]!r}; there are: {'; '.join(header[2:])}")
-        kept = [0, 1, *map(header.index, columns)]
-        header, body = [header[i] for i in kept], [[cells[i] for i in kept] for cells in body]
-    return "\n".join(markdown_table(header, body)) + "\n"
+    return [*header, *others], body
 
 
 def spread(values: Sequence[float]) -> str:
@@ -208,12 +221,12 @@ def _commands(summaries: Sequence[Summary]) -> str:
     return "\n".join([*lines, "```", "", f"{'; '.join(devices)}; {', '.join(versions)}.", ""])
 
 
-def _between_markers(text: str, block: str, page: Path) -> str:
+def _between_markers(text: str, block: str) -> str:
     begin, end = _BEGIN.search(text), text.find(END)
     if begin is None and end < 0:
         return f"{text.rstrip()}\n\n{BEGIN}\n{block}{END}\n"
     if begin is None or end < begin.end():
-        raise UserError(f"{page}: the table needs both markers, {BEGIN} and below it {END}")
+        raise UserError(f"the table needs both markers, {BEGIN} and below it {END}")
     return text[: begin.end()] + f"\n{block}" + text[end:]
 
 

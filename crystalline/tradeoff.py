@@ -118,7 +118,7 @@ Interval = tuple[float, float, float]
 def points_png(
     points: Mapping[str, Sequence[tuple[float | None, float]]], horizontal: str, vertical: str
 ) -> bytes:
-    """A colour for each name, a dot for each of its (x, y); without x a line at the mean of y."""
+    """A colour for each name; a dot for each (x, y), a line at the mean of those without x."""
     names = [_wrapped(name) for name in points]
     lines = sum(name.count("\n") + 1 for name in names)
     figure, axes = _figure(9.0, max(4.0, 0.5 + 0.2 * lines))
@@ -127,9 +127,10 @@ def points_png(
         placed = [(x, y) for x, y in dots if x is not None]
         if placed:
             axes.plot(*zip(*placed, strict=True), "osD"[turn], color=colour, label=label)
-        else:
-            mean = statistics.fmean(y for _, y in dots)
-            axes.axhline(mean, linestyle=("--", ":", "-.")[turn], color=colour, label=label)
+        if level := [y for x, y in dots if x is None]:
+            dashes, mean = ("--", ":", "-.")[turn], statistics.fmean(level)
+            named = None if placed else label
+            axes.axhline(mean, linestyle=dashes, color=colour, label=named)
     _scale(axes, [x for dots in points.values() for x, _ in dots if x is not None])
     axes.set_xlabel(horizontal)
     axes.set_ylabel(vertical)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -72,7 +72,7 @@ class CausalSelfAttention(nn.Module):
             before, zeros from before the first, so that nothing is said of the position itself.
 
     Raises:
-        ValueError: If `num_heads` does not divide `d_model`.
+        ValueError: If `num_heads` does not divide `d_model`, or `reach` is unknown.
     """
 
     def __init__(
@@ -88,7 +88,9 @@ class CausalSelfAttention(nn.Module):
             raise ValueError(f"num_heads must divide d_model, got {num_heads} and {d_model}")
         self.num_heads = num_heads
         self.context_length = context_length
-        self.reach = reach
+        if reach not in get_args(Reach):
+            raise ValueError(f"reach must be one of {', '.join(get_args(Reach))}, got {reach!r}")
+        self.reach: Reach = reach
         self.qkv = nn.Linear(d_model, 3 * d_model, bias=False)
         self.out = nn.Linear(d_model, d_model, bias=False)
         self.rotary = Rotary(d_model // num_heads, context_length)

@@ -42,7 +42,8 @@ class Level(NamedTuple):
 class NGram:
     """Counts of all n-grams up to `order` in a text, or in rows that do not follow each other.
 
-    What opens each of several rows is a context and nothing that is predicted.
+    What opens each of several rows is a context and nothing that is predicted. In lower orders what
+    only opens rows has its own counts, and what stands within rows too counts left neighbours.
 
     Args:
         tokens: The text, or rows of one length, ids in [0, vocab_size); more than `order` of them.
@@ -58,7 +59,7 @@ class NGram:
     ) -> None:
         length = tokens.shape[-1]
         if not 1 <= order < length:
-            raise ValueError(f"n-grams of order {order} need a text of more than {length} ids")
+            raise ValueError(f"n-grams of order {order} need more ids than that, got {length}")
         self.vocab_size = vocab_size
         self.order = order
         ids = np.atleast_2d(np.asarray(tokens, dtype=np.int64))

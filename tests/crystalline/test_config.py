@@ -16,6 +16,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from crystalline.base_model import take_bases
 from crystalline.command import CONF_DIR
 from crystalline.contract import LanguageModel
+from crystalline.experiment import check_config
 from crystalline.tokenizer import DigitTokenizer
 from tests import composing
 from tests.selection import often
@@ -70,6 +71,7 @@ MODELS = [name for name in options("model") if not name.startswith("crystal/")]
 @pytest.mark.parametrize("name", often(options("model"), *MODELS))
 def test_every_model_builds(name):
     config = composed(f"model={name}")
+    check_config(config)
     model = model_of(config)
     assert model.vocab_size == 320
     assert model.context_length == config.model.context_length == config.data.seq_len
@@ -82,6 +84,7 @@ EXPERIMENTS = [name for name in options("experiment") if not name.endswith("_512
 @pytest.mark.parametrize("name", often(options("experiment"), *EXPERIMENTS))
 def test_every_experiment_builds(name):
     config = composed(f"experiment={name}")
+    check_config(config)
     model = model_of(config)
     assert model.count_parameters()["parameters"] > 0
     objective = instantiate(config.objective, _convert_="all")
@@ -120,6 +123,7 @@ def test_every_quantizer_can_be_chosen_and_every_site_has_its_own(name):
 def test_every_option_of_the_other_groups_builds(group, tmp_path):
     for name in options(group):
         config = composed(f"{group}={name}", f"paths.run_dir={tmp_path}")
+        check_config(config)
         with open_dict(config):  # what `Experiment` sets, on any machine
             config.trainer.update(accelerator="cpu", devices=1, precision="32-true", logger=False)
             config.trainer.update(enable_checkpointing=False, default_root_dir=str(tmp_path))

@@ -56,7 +56,11 @@ def node(**values):
         ({"a": 1.0}, Mapping[str, float], True), ({"a": "x"}, dict[str, float], False),
         ([], Mapping[str, float], False),
         ("a/b", Path, True), (3, Path, False),
-        (object(), Any, True), (3, Part, True), ("f", "Unreadable", True),
+        (object(), Any, True), (3, Part, False), (None, Part, False), (Plain(1), Part, True),
+        ("f", "Unreadable", True), ([1], object, True),
+        ("fast", float | Part, False), (1.5, float | Part, True), (True, float | Part, False),
+        ([0.9, 1], tuple[float, float | Part], True), ([0.9], tuple[float, float], False),
+        ([0.9, "x"], tuple[float, float], False), ([], tuple[float, ...], True),
     ],
 )  # fmt: skip
 def test_plain_values_fit_their_annotations(value, hint, fit):
@@ -71,6 +75,9 @@ def test_plain_values_fit_their_annotations(value, hint, fit):
         (Literal["a", "b"] | None, "one of a, b, or null"),
         (bool, "true or false"),
         (list, "a list"),
+        (tuple[float | Part, float | Part], "a list of 2, each a number"),
+        (Part, "a node with _target_"),
+        (Part | None, "null"),
         (dict[str, int], "keys with values"),
         (Path, "text"),
     ],
@@ -98,6 +105,10 @@ def test_objects_are_made_of_values_that_fit():
         ),
         ({"unknown": [node(size="y")]}, "model.unknown[0].size=y: must be a whole number"),
         ({"weights": 3}, "model.weights=3: must be keys with values, or null"),
+        ({"weights": {"a": "x"}}, "model.weights.a=x: must be a number"),
+        ({"weights": {"a": "???"}}, "model.weights.a is not set; add model.weights.a=<value>"),
+        ({"rates": ["???"]}, "model.rates[0] is not set; give it a value"),
+        ({"part": 5}, "model.part=5: must be a node with _target_"),
     ],
 )
 def test_a_value_that_does_not_fit_is_named(values, line):

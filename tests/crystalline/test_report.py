@@ -106,14 +106,38 @@ def test_a_page_asks_for_pictures_of_one_figure_over_another(tmp_path):
     page.write_text(ask.format("long", "") + "after\n")
     rebuild(data, page, tmp_path / "x.png")
     once = page.read_text()
-    drawn = "![test/bpb over test/code_bits](x_code_bits.png)\n"
+    drawn = "![test/bpb over test/code_bits](x_bpb_over_code_bits.png)\n"
     assert once.startswith(ask.format("long", drawn) + "after\n")
-    assert (tmp_path / "x_code_bits.png").stat().st_size > 1000
+    assert (tmp_path / "x_bpb_over_code_bits.png").stat().st_size > 1000
     rebuild(data, page, tmp_path / "x.png")
     assert page.read_text() == once
-    page.write_text(ask.format("short", ""))
-    with pytest.raises(UserError, match="no run of a row with 'short' has both test/bpb and test/"):
+    for wrong, words in (
+        (ask.format("short", ""), "no run of a row with 'short' has both test/bpb and test/"),
+        (ask.format("lon", ""), "no run of a row with 'lon'"),
+        (2 * ask.format("long", ""), "two pictures would be x_bpb_over_code_bits.png"),
+        (ask.format("long", "")[:-18], "a picture needs .* and, below it"),
+        ("<!-- picture: test/bpb -->\n<!-- /picture -->\n", "a picture needs"),
+    ):
+        page.write_text(wrong)
+        with pytest.raises(UserError, match=rf"x\.md: {words}"):
+            rebuild(data, page, tmp_path / "x.png")
+        assert page.read_text() == wrong
+
+
+def test_an_edition_without_a_column_has_none_of_it_and_is_in_no_picture_with_another(tmp_path):
+    data, page = tmp_path / "x.jsonl", tmp_path / "x.md"
+    append(data, [summary(1.8, **{"study/all of it": 0.5})], "first")
+    append(data, [summary(1.7, data_fingerprint="def")], "second")
+    page.write_text("<!-- table:all of it;\n val/bpb -->\n<!-- /table -->\n")
+    rebuild(data, page, tmp_path / "x.png")
+    assert "| first | 1 | 0.5000 | 1.7000 |" in page.read_text()
+    assert "| second | 1 | - | 1.6000 |" in page.read_text()
+    page.write_text("<!-- picture: test/bpb over tokens_seen -->\n\nold\n\n<!-- /picture -->\n")
+    with pytest.raises(UserError, match="several editions"):
         rebuild(data, page, tmp_path / "x.png")
+    page.write_text("<!-- picture: test/bpb over study/all of it; first -->\n<!-- /picture -->\n")
+    rebuild(data, page, tmp_path / "x.png")
+    assert (tmp_path / "x_bpb_over_all_of_it.png").exists()
 
 
 def test_no_absolute_path_of_the_machine_is_kept(tmp_path):

@@ -1,5 +1,6 @@
 import pytest
 import torch
+from jaxtyping import TypeCheckError
 
 from crystalline.layers.attention import CausalSelfAttention, attend
 from crystalline.layers.rotary import Rotary
@@ -71,3 +72,8 @@ def test_odd_heads_and_odd_counts_are_refused():
         Rotary(5, 4)
     with pytest.raises(ValueError, match="num_heads must divide"):
         CausalSelfAttention(10, 3, 4)
+
+
+def test_an_unknown_reach_is_refused():
+    with pytest.raises((ValueError, TypeCheckError), match="next"):
+        CausalSelfAttention(8, 2, 10, reach="next")  # type: ignore[arg-type]
