@@ -157,13 +157,16 @@ def said(hint: Any) -> str:
     """An annotated type in a user's words: "a whole number, or null"."""
     if hint in (None, types.NoneType):
         return "null"
-    if len(_members(hint)) > 1:
-        words = list(dict.fromkeys(said(each) for each in _members(hint)))
+    members = _members(hint)
+    choices = [str(c) for each in members if get_origin(each) is Literal for c in get_args(each)]
+    if choices:
+        words = [f"one of {', '.join(dict.fromkeys(choices))}"]
+        words += [said(each) for each in members if get_origin(each) is not Literal]
+        return ", or ".join(words)
+    if len(members) > 1:
+        words = list(dict.fromkeys(said(each) for each in members))
         return ", or ".join([each for each in words if each != _OBJECT] or words)
-    origin, arguments = get_origin(hint), get_args(hint)
-    if origin is Literal:
-        return f"one of {', '.join(str(each) for each in arguments)}"
-    kind = origin or hint
+    kind, arguments = get_origin(hint) or hint, get_args(hint)
     if kind in _WORDS:
         return _WORDS[kind]
     if _is_mapping(hint):

@@ -73,6 +73,7 @@ def test_plain_values_fit_their_annotations(value, hint, fit):
         (int | None, "a whole number, or null"),
         (float | Sequence[float], "a number, or a list, each a number"),
         (Literal["a", "b"] | None, "one of a, b, or null"),
+        (Literal[16, 32] | Literal["16", "bf16"] | None, "one of 16, 32, bf16, or null"),
         (bool, "true or false"),
         (list, "a list"),
         (tuple[float | Part, float | Part], "a list of 2, each a number"),
