@@ -15,6 +15,7 @@ from crystalline.models.abstractinator.blocks import Block, init_stacks
 from crystalline.models.abstractinator.entropy_model import EntropyModel
 from crystalline.models.abstractinator.options import EntropyOptions
 from crystalline.models.abstractinator.symbols import Sight, TokenInput, read_tokens
+from crystalline.models.base_context import check_base_context
 
 
 @dataclass
@@ -115,10 +116,6 @@ def frozen_entropy_model(
     for key, (has, wanted) in pairs.items():
         if has != wanted:
             raise ValueError(f"model.{key}={wanted}: model.entropy_base has {key}={has}")
-    if context_length > base.context_length:
-        raise ValueError(
-            f"model.context_length={context_length}: model.entropy_base reads "
-            f"{base.context_length} tokens"
-        )
+    check_base_context("entropy_base", base, context_length)
     base.entropy_model.freeze()
     return base.entropy_model

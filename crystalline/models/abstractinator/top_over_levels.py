@@ -10,6 +10,7 @@ from crystalline.models.abstractinator.blocks import init_stacks
 from crystalline.models.abstractinator.levels_and_top import LevelsAndTop
 from crystalline.models.abstractinator.options import TopOptions
 from crystalline.models.abstractinator.top import CodeSequenceTransformer
+from crystalline.models.base_context import check_base_context
 
 
 class TopOverLevels(LevelsAndTop):
@@ -49,11 +50,7 @@ class TopOverLevels(LevelsAndTop):
             raise ValueError(
                 f"model.base must be a run of model=abstractinator, not of {type(base).__name__}"
             )
-        if context_length > base.context_length:
-            raise ValueError(
-                f"model.context_length={context_length}: model.base reads "
-                f"{base.context_length} tokens"
-            )
+        check_base_context("base", base, context_length)
         if base.mode == "discrete" and lambda_top_lm <= 0:
             raise ValueError(
                 "model.lambda_top_lm must be above 0: model.base is in mode discrete, "

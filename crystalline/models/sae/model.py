@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from crystalline.contract import Codes, Edits, LanguageModel, ModelOutput
 from crystalline.layers.parts import Parts
+from crystalline.models.base_context import check_base_context
 from crystalline.models.sae.places import Point, Sites, met, points_of
 from crystalline.quantizers.bottlenecks import Temperature
 from crystalline.quantizers.bottlenecks.grouped import GroupedBottleneck, Trace, mean_losses
@@ -166,9 +167,6 @@ def _constant(num_groups: int, width: int) -> nn.Module:
 def _check(base: LanguageModel, vocab_size: int, context_length: int) -> None:
     if base.vocab_size != vocab_size:
         raise ValueError(f"model.base reads {base.vocab_size} token ids, the data has {vocab_size}")
-    if context_length > base.context_length:
-        raise ValueError(
-            f"model.context_length={context_length}: model.base reads {base.context_length} tokens"
-        )
+    check_base_context("base", base, context_length)
     if base.alignment > 1:
         raise ValueError("model.base must write a vector for each token; this one fuses tokens")
