@@ -87,7 +87,7 @@ class Sites:
 
     def gain(self, place: str) -> float:
         """Of what a place writes, at the start."""
-        return (OUTPUT_RMS | dict(self.output_rms))[place]
+        return float((OUTPUT_RMS | dict(self.output_rms))[place])
 
     def prior(self, place: str) -> Prior | None:
         """Of a place, where it has one."""

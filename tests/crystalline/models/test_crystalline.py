@@ -36,7 +36,7 @@ def test_a_text_of_one_token_shows_whether_places_are_known(learned):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("place", "rms"), [("attn_pre", 0.5), ("attn_pre", None), ("block", 0.3)])
+@pytest.mark.parametrize(("place", "rms"), [("attn_pre", 0.5), ("attn_pre", None), ("block", 1)])
 def test_places_write_as_loud_as_they_are_told_to(place, rms):
     torch.manual_seed(0)
     told = {} if rms is None else {place: rms}
