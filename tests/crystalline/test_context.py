@@ -128,7 +128,7 @@ def test_what_a_user_gets_wrong_is_one_line(text, capfd, arguments, line):
 
 def test_too_little_training_text_is_one_line(text, capfd):
     assert context(text, "ngram_tokens=3").status == 1
-    line = "longest_match=2: n-grams of order 3 are counted in only 3 training tokens here"
+    line = "longest_match=2: n-grams of order 3 cannot be counted in 3 training tokens here"
     assert f"crystalline.context: {line}" in capfd.readouterr().err
 
 
