@@ -10,7 +10,7 @@ from pathlib import PurePath
 from typing import Any, Literal, Union, get_args, get_origin
 
 from hydra.utils import get_object, instantiate
-from omegaconf import DictConfig, ListConfig, OmegaConf
+from omegaconf import MISSING, DictConfig, ListConfig, OmegaConf
 
 from crystalline.errors import UserError
 
@@ -45,10 +45,10 @@ def check(node: Any, given: Collection[str] = ()) -> None:
         UserError: As of `from_config`.
     """
     if isinstance(node, ListConfig):
-        for number, item in enumerate(node._iter_ex(resolve=False)):
+        for number in range(len(node)):
             if OmegaConf.is_missing(node, number):
                 raise UserError(f"{node._get_full_key(number)} is not set; give it a value")
-            check(node[number] if item is not None else None)
+            check(node[number])
     if not isinstance(node, DictConfig) or node._is_none() or node._is_missing():
         return
     hints = annotations_of(str(node._target_)) if "_target_" in node else {}
@@ -75,7 +75,7 @@ def _check_value(node: DictConfig, name: str, value: Any, hint: Any) -> None:
                 values = {f"{node._get_full_key(name)}.{key}": each for key, each in value.items()}
                 hint = get_args(kind)[1]
     for key, each in values.items():
-        if each == "???":
+        if each == MISSING:
             raise UserError(f"{key} is not set; add {key}=<value>")
         if not fits(each, hint):
             raise UserError(f"{key}={_shown(each)}: must be {said(hint)}")
