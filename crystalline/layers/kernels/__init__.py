@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import functools
 import importlib.util
 
 from torch import Tensor
 
-
-@functools.cache
-def has_triton() -> bool:
-    return importlib.util.find_spec("triton") is not None
+_HAS_TRITON = importlib.util.find_spec("triton") is not None
 
 
 def runs_triton(x: Tensor) -> bool:
     """Whether kernels can be launched where `x` lies."""
-    return x.device.type == "cuda" and has_triton()
+    return x.device.type == "cuda" and _HAS_TRITON

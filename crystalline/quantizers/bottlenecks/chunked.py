@@ -12,6 +12,9 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
+from crystalline.layers.kernels import runs_triton
+from crystalline.quantizers.kernels import top_k as kernels
+
 _CPU_SCORES = 1 << 18  # 1 MiB of scores: they stay in a core's cache
 _GPU_SCORES = 1 << 26  # 256 MiB: fewer launches
 
@@ -52,6 +55,20 @@ def largest(scores: Float[Tensor, "n codebook_size"], k: int) -> Int[Tensor, "n 
     if k == 1 and not compiles_for_cpu:
         return scores.argmax(-1, keepdim=True)
     return scores.topk(k, dim=-1).indices
+
+
+def largest_ahead(
+    points: Float[Tensor, "n d"],
+    unit_codes: Float[Tensor, "codebook_size d"],
+    bias: Float[Tensor, "1 codebook_size"] | None,
+    k: int,
+) -> Int[Tensor, "n k"] | None:
+    """`largest` of points @ unit_codes.T + bias where a kernel finds it without that matrix."""
+    if k == 1 or not (runs_triton(points) and kernels.applies(points, unit_codes, k)):
+        return None
+    offsets = points.new_zeros(1, len(unit_codes)) if bias is None else bias
+    sharpness = points.new_ones(1, len(points))
+    return kernels.select(points[None], unit_codes[None], offsets, sharpness, k, False)[0][0]
 
 
 class _Rows(NamedTuple):
@@ -104,12 +121,16 @@ class ChunkedAssignment(torch.autograd.Function):
         slots: int,
         detached: bool,
     ) -> tuple[Tensor, ...]:
-        indices = torch.empty(len(points), slots, dtype=torch.int64, device=points.device)
+        ahead = None if seed is not None else largest_ahead(points, unit_codes, bias, slots)
+        indices = (
+            points.new_empty(len(points), slots, dtype=torch.int64) if ahead is None else ahead
+        )
         found = points.new_empty(indices.shape)
         surrogate, entropy = torch.empty_like(points), points.new_empty(len(points))
         mean = points.new_zeros(len(codes))
         for part, _, scores, noisy in _chunks(points, unit_codes, temperature, bias, seed):
-            indices[part] = largest(noisy, slots)
+            if ahead is None:
+                indices[part] = largest(noisy, slots)
             found[part] = noisy.gather(-1, indices[part])
             log_p = scores.log_softmax(-1)
             p = log_p.exp()

@@ -85,6 +85,38 @@ def test_chunks_equal_the_definition_gradients_included(
         torch.testing.assert_close(a, b)
 
 
+@pytest.mark.parametrize("biased", [False, True])
+def test_without_noise_a_kernel_may_choose_ahead(monkeypatch, biased):
+    generator = torch.Generator().manual_seed(0)
+    points = F.normalize(torch.randn(50, 6, generator=generator), dim=-1)
+    unit = F.normalize(torch.randn(31, 6, generator=generator), dim=-1)
+    bias = torch.randn(1, 31, generator=generator) if biased else None
+    assert chunked.largest_ahead(points, unit, bias, 4) is None  # on a CPU that costs more
+    monkeypatch.setattr(chunked, "runs_triton", lambda x: True)
+    assert chunked.largest_ahead(points, unit, bias, 1) is None
+    scores = points @ unit.mT + (0 if bias is None else bias)
+    assert torch.equal(chunked.largest_ahead(points, unit, bias, 4), chunked.largest(scores, 4))
+    tau = torch.full((1, 1), 0.3)
+    found = [
+        assign_in_chunks(unit, unit, points, tau, 4, noise=noise, detached=True, bias=bias)
+        for noise in (False, True)
+    ]
+    assert torch.equal(found[0].indices, chunked.largest(scores / tau, 4))
+    torch.testing.assert_close(found[0].scores, (scores / tau).gather(-1, found[0].indices))
+    assert not torch.equal(found[1].indices, found[0].indices)  # noise is chosen by
+
+
+@pytest.mark.gpu
+def test_a_gpu_chooses_ahead_as_it_would_from_scores():
+    points = F.normalize(torch.randn(5000, 32, device="cuda"), dim=-1)
+    unit = F.normalize(torch.randn(2048, 32, device="cuda"), dim=-1)
+    ahead = chunked.largest_ahead(points, unit, None, 8)
+    assert ahead is not None
+    scores = points.double() @ unit.double().mT
+    best = scores.gather(-1, chunked.largest(scores, 8))
+    torch.testing.assert_close(scores.gather(-1, ahead), best, atol=1e-6, rtol=0)
+
+
 def test_noise_follows_its_law_and_differs_by_seed_row_and_column():
     seed = torch.tensor([3], dtype=torch.int32)
     noise = chunked.gumbel_noise(seed, 0, 2000, 50).double()
