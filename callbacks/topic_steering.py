@@ -56,6 +56,7 @@ class TopicSteering(Callback):
         max_cost: By effect: nats a token (KL divergence) that a topic's codes may cost together.
         num_samples: Texts for each prompt.
         max_new_tokens: Tokens of a text, at most.
+        held_tokens: Codes are held at the first so many tokens of a text; None: at all.
         temperature: As in `sample`.
         batch_size: Texts at a time.
         baseline: A checkpoint whose model says what steering costs; None: the run's own model,
@@ -81,6 +82,7 @@ class TopicSteering(Callback):
         max_cost: float,
         num_samples: int,
         max_new_tokens: int,
+        held_tokens: int | None,
         temperature: float,
         batch_size: int,
         baseline: str | None,
@@ -109,6 +111,7 @@ class TopicSteering(Callback):
         self.options: dict[str, Any] = {
             "num_samples": num_samples, "max_new_tokens": max_new_tokens,
             "temperature": temperature, "batch_size": batch_size, "seed": seed,
+            "held_tokens": held_tokens,
         }  # fmt: skip
         self.baseline = baseline
         if baseline is not None and not Path(baseline).is_file():

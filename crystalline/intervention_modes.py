@@ -150,6 +150,7 @@ def steer(session: Session) -> Found:
     options, baseline = session.sampling(), session.baseline()
     topics, counts = session.topics()
     prompts = session.listed("prompts") or [session.config.prompt or ""]
+    whole = session.config.held_tokens is None
     found = steer_topics(
         session.model,
         session.loaded.tokenizer,
@@ -157,6 +158,7 @@ def steer(session: Session) -> Found:
         [session.opened(str(text)) for text in prompts],
         counts,
         judge=None if baseline is None else Judge(baseline.model, baseline.tokenizer),
+        held_tokens=None if whole else number(session.config, "held_tokens", int),
         **options,
     )
     chosen = [

@@ -146,9 +146,15 @@ def activations(
     return found
 
 
-def clamp(sites: Mapping[str, Site], codes: Iterable[Code]) -> Edits:
-    """All `codes` active at every position, prompt and generated."""
-    return merge(*activations(sites, codes))
+def clamp(sites: Mapping[str, Site], codes: Iterable[Code], tokens: int | None = None) -> Edits:
+    """All `codes` active at every position, prompt and generated, or of the first `tokens` alone.
+
+    A position that covers several tokens is among those of its first one.
+    """
+    if tokens is None:
+        return merge(*activations(sites, codes))
+    first = {name: torch.arange(-(-tokens // site.span)) for name, site in sites.items()}
+    return merge(*activations(sites, codes, first))
 
 
 def compose(*edits: Edit) -> Edit:

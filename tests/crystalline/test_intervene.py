@@ -178,6 +178,7 @@ ERRORS = [
     ("steer", (f"site={SITE}", "code=1"), "topic: give the words to count"),
     ("steer", (f"site={SITE}", "code=1", "topic=[a]", "num_samples=0"), "num_samples=0"),
     ("steer", (f"site={SITE}", "code=1", "topic=[a]", "batch_size=0"), "batch_size=0: give 1"),
+    ("steer", (f"site={SITE}", "code=1", "topic=[a]", "held_tokens=0"), "held_tokens=0: give 1"),
     ("steer", ("topics=tinystories", "num_codes=0"), "num_codes=0: give 1 or more"),
     ("steer", ("topics=tinystories", "choose=best"), "choose=best: give effect or firing"),
     ("steer", ("topics=tinystories",), "topic=[dragon,dragons]: no token"),

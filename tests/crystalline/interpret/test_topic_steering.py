@@ -5,6 +5,7 @@ import pytest
 import torch
 from hydra.utils import instantiate
 
+from crystalline.errors import UserError
 from crystalline.interpret.reading import read
 from crystalline.interpret.sites import Code
 from crystalline.interpret.topic_steering import (
@@ -21,6 +22,7 @@ from tests.composing import composed
 from tests.tiny_models import RunningMean
 
 TOKENIZER = ByteTokenizer()
+SITE = "layers.0.mlp.group.0"
 
 
 def row(topic, arm, frequency, price=1.0, distinct_2=0.5):
@@ -82,9 +84,8 @@ def test_the_text_without_codes_is_written_once_and_judged_by_the_judge():
     small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2")
     config = composed("model=crystalline", *(f"model.{setting}" for setting in small)).model
     model = instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
-    site = "layers.0.mlp.group.0"
-    counts = {site: torch.ones(1, 12, dtype=torch.int64)}
-    topics = [Topic(name, ["w"], [Code(site, 0, code)]) for name, code in (("a", 1), ("b", 2))]
+    counts = {SITE: torch.ones(1, 12, dtype=torch.int64)}
+    topics = [Topic(name, ["w"], [Code(SITE, 0, code)]) for name, code in (("a", 1), ("b", 2))]
     start, judge = TOKENIZER.eot_id, Judge(model, TOKENIZER)
     found = steer_topics(
         model, TOKENIZER, topics, [[start], [start, 4]], counts,
@@ -95,7 +96,43 @@ def test_the_text_without_codes_is_written_once_and_judged_by_the_judge():
     assert base[0]["price"] == 1
     assert all(row["texts"] == 8 and math.isfinite(row["price"]) for row in found.rows)
     assert set(found.control) == {"a", "b"}
-    assert Code(site, 0, 1) not in found.control["a"]
+    assert Code(SITE, 0, 1) not in found.control["a"]
+
+
+def test_codes_may_be_held_at_the_first_tokens_alone():
+    torch.manual_seed(0)
+    small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2")
+    config = composed("model=crystalline", *(f"model.{setting}" for setting in small)).model
+    model = instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
+    seen = []
+    forward = model.forward
+
+    def watched(tokens, **options):
+        output = forward(tokens, **{**options, "codes": True})
+        if len(tokens) == 3:  # base, steered, control
+            seen.append(output.codes[SITE].indices[1])
+        return output
+
+    model.forward = watched
+    start, counts = TOKENIZER.eot_id, {SITE: torch.ones(1, 12, dtype=torch.int64)}
+
+    def steer(**options):
+        seen.clear()
+        steer_topics(
+            model, TOKENIZER, [Topic("a", ["w"], [Code(SITE, 0, 7)])], [[start, 4]], counts,
+            judge=None, seed=1, num_samples=1, stop_id=start, **options,
+        )  # fmt: skip
+        return [7 in chosen for chosen in torch.cat(seen).tolist()]
+
+    held = steer(max_new_tokens=9, held_tokens=4)
+    assert len(held) >= 8
+    assert held[:4] == [True] * 4
+    assert not all(held[4:])
+    assert all(steer(max_new_tokens=9))
+    with pytest.raises(UserError, match="held_tokens=0: give 1 or more"):
+        steer(max_new_tokens=9, held_tokens=0)
+    with pytest.raises(UserError, match="outgrow the context of"):
+        steer(max_new_tokens=model.context_length - 1, held_tokens=4)
 
 
 def test_codes_by_effect_are_of_topics_with_a_token_of_their_own():
