@@ -88,8 +88,9 @@ def hold(session: Session) -> Found:
     divergence = jsd(session.run(tokens).logits, session.run(tokens, edits).logits)[0].tolist()
     options = {**session.sampling(), "num_samples": 1}
     decode = session.loaded.tokenizer.decode
-    arms = steering.continuations(session.model, tokens.tolist(), [{}, edits], **options)
-    base, held = (decode(texts[0]) for texts in arms)
+    prompts, arms = tokens.tolist(), [(), codes]
+    found = steering.continuations(session.model, prompts, session.sites, arms, **options)
+    base, held = (decode(texts[0]) for texts in found)
     mean = sum(divergence) / len(divergence)
     lines = [*_columns(base, held), f"JSD over the prompt {mean:.4f} nats (at most 0.6931)"]
     return Found("\n".join(lines), {"base": base, "clamped": held, "jsd": divergence})

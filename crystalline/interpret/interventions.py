@@ -8,8 +8,8 @@ an edit answers with k indices, and no index means "nothing".
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
-from functools import partial
+import functools
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -134,6 +134,63 @@ def activations(
         UserError: If a code does not exist or two want the same place.
     """
     found: list[Edits] = []
+    for site, slot, code in _slots(sites, codes):
+        where = None if positions is None else positions[site.name]
+        found.append({site.name: activate(site, code, (slot,), where)})
+    return found
+
+
+def clamp(sites: Mapping[str, Site], codes: Iterable[Code]) -> Edits:
+    """All `codes` active at every position, prompt and generated; see `activations`."""
+    return clamp_rows(sites, [codes])
+
+
+def clamp_rows(
+    sites: Mapping[str, Site], arms: Sequence[Iterable[Code]], tokens: int | None = None
+) -> Edits:
+    """The codes of each of `arms` active at an equal share of the batch's rows, in this order.
+
+    Args:
+        sites: What `find_sites` gave.
+        arms: Codes of each; none leaves its rows as they are.
+        tokens: Held at the first so many tokens; a position that covers several is among those of
+            its first one. None: at every position, prompt and generated.
+
+    Raises:
+        UserError: If a code does not exist or two of an arm want the same place.
+    """
+    tables: dict[str, Int[Tensor, "arms k"]] = {}
+    for number, codes in enumerate(arms):
+        for site, slot, code in _slots(sites, codes):
+            table = tables.setdefault(site.name, torch.full((len(arms), site.k), -1))
+            table[number, slot] = code
+    edits: dict[str, Edit] = {}
+    for name, table in tables.items():
+        first = None if tokens is None else torch.arange(-(-tokens // sites[name].span))
+        edits[name] = _held(table, first)
+    return edits
+
+
+def _held(table: Int[Tensor, "arms k"], positions: Tensor | None) -> Edit:
+    """Puts what stands in `table` (-1: nothing) into equal parts of the rows, all in one step."""
+    on = functools.cache(table.to)
+
+    def edit(choice: Choice) -> Tensor:
+        rows = len(choice.indices)
+        if rows % len(table):
+            raise ValueError(f"{rows} rows are not {len(table)} equal parts")
+        held = on(choice.indices.device).repeat_interleave(rows // len(table), 0)[:, None]
+        return torch.where((held >= 0) & _at(choice, positions)[..., None], held, choice.indices)
+
+    return edit
+
+
+def _slots(sites: Mapping[str, Site], codes: Iterable[Code]) -> Iterator[tuple[Site, int, int]]:
+    """Site, slot and number of each code, as `activations` places them.
+
+    Raises:
+        UserError: If a code does not exist or two want the same place.
+    """
     taken: set[tuple[str, int]] = set()
     for name, level, code in checked(sites, codes):
         site = sites[name]
@@ -141,20 +198,7 @@ def activations(
         if slot < 0 or (name, slot) in taken:
             raise UserError(f"codes: {name} has no room left at level {level} for code {code}")
         taken.add((name, slot))
-        where = None if positions is None else positions[name]
-        found.append({name: activate(site, code, (slot,), where)})
-    return found
-
-
-def clamp(sites: Mapping[str, Site], codes: Iterable[Code], tokens: int | None = None) -> Edits:
-    """All `codes` active at every position, prompt and generated, or of the first `tokens` alone.
-
-    A position that covers several tokens is among those of its first one.
-    """
-    if tokens is None:
-        return merge(*activations(sites, codes))
-    first = {name: torch.arange(-(-tokens // site.span)) for name, site in sites.items()}
-    return merge(*activations(sites, codes, first))
+        yield site, slot, code
 
 
 def compose(*edits: Edit) -> Edit:
@@ -175,27 +219,6 @@ def merge(*edits: Edits) -> Edits:
     """The edits of all, composed in this order where they meet at a site."""
     names = dict.fromkeys(name for each in edits for name in each)
     return {name: compose(*(each[name] for each in edits if name in each)) for name in names}
-
-
-def by_rows(arms: Sequence[Edits]) -> Edits:
-    """Each of `arms` at an equal share of the batch's rows, in this order."""
-
-    def at(name: str) -> Edit:
-        def edit(choice: Choice) -> Tensor:
-            parts = choice.indices.chunk(len(arms))
-            sizes = [len(part) for part in parts]
-            if len(set(sizes)) > 1 or len(parts) != len(arms):
-                raise ValueError(f"{len(choice.indices)} rows are not {len(arms)} equal parts")
-            found = []
-            for number, (arm, indices) in enumerate(zip(arms, parts, strict=True)):
-                rows = slice(number * sizes[0], (number + 1) * sizes[0])
-                part = Choice(indices, choice.positions, partial(_without, choice, rows))
-                found.append(arm[name](part) if name in arm else indices)
-            return torch.cat(found)
-
-        return edit
-
-    return {name: at(name) for name in dict.fromkeys(name for arm in arms for name in arm)}
 
 
 class Edited(LanguageModel):
@@ -223,10 +246,6 @@ class Edited(LanguageModel):
 
     def init_cache(self, batch_size: int) -> Any:
         return self.model.init_cache(batch_size)
-
-
-def _without(choice: Choice, rows: slice, banned: Tensor) -> Tensor:
-    return choice.without(banned)[rows]
 
 
 def _after(choice: Choice, edit: Edit) -> Choice:

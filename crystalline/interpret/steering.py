@@ -18,10 +18,11 @@ from jaxtyping import Int
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
 
-from crystalline.contract import Edits, LanguageModel
+from crystalline.contract import LanguageModel
+from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
-from crystalline.interpret.interventions import Edited, by_rows
-from crystalline.interpret.sites import Code
+from crystalline.interpret.interventions import Edited, clamp_rows
+from crystalline.interpret.sites import Code, Site
 from crystalline.interpret.topics import topic_pattern
 from crystalline.layers.cross_entropy import IGNORED
 from crystalline.metrics.token_loss import TokenLoss
@@ -70,49 +71,68 @@ def count_mentions(texts: Sequence[str], words: Sequence[str]) -> Mentions:
 def continuations(
     model: LanguageModel,
     prompts: Sequence[Sequence[int]],
-    arms: Sequence[Edits],
+    sites: Mapping[str, Site],
+    arms: Sequence[Sequence[Code]],
     *,
     num_samples: int,
     seed: int,
     stop_id: int,
+    max_new_tokens: int,
+    held_tokens: int | None = None,
     batch_size: int = 64,
     **options: Any,
 ) -> list[list[list[int]]]:
-    """For each of `arms`, `num_samples` continuations of each prompt under its standing edits.
+    """For each of `arms`, `num_samples` continuations of each prompt while its codes are held.
 
     All arms are written together, so that many cost little more than one.
 
     Args:
         model: Its mode is the same afterwards.
         prompts: Token ids, at least one each.
-        arms: Edits that act on prompt and continuation; an empty one for text without any.
+        sites: What `find_sites` gave.
+        arms: Codes that are held in prompt and continuation; none for text as it is.
         num_samples: Of each prompt.
-        seed: Every arm draws the same numbers, whatever its edits are.
+        seed: Every arm draws the same numbers, whatever its codes are.
         stop_id: Ends a text; left out of it.
+        max_new_tokens: Tokens of a text, at most.
+        held_tokens: Codes are held at the first so many tokens, prompt included; None: at all.
         batch_size: Texts at a time, of all arms, but one of each at least.
         options: Of `crystalline.sampling.sample`.
 
     Returns:
         Token ids, prompts left out.
+
+    Raises:
+        UserError: If `held_tokens` is below 1, or the texts outgrow the model's context: once its
+            window slides there are no first tokens.
     """
+    if held_tokens is not None:
+        _check_held(held_tokens, max(map(len, prompts)) + max_new_tokens, model.context_length)
     generator = torch.Generator().manual_seed(seed)
-    edited = Edited(model, by_rows(arms))
+    options |= {"max_new_tokens": max_new_tokens, "stop_id": stop_id, "copies": len(arms)}
+    edited = Edited(model, clamp_rows(sites, arms, held_tokens))
     written: list[list[list[int]]] = [[] for _ in arms]
     most = max(1, batch_size // len(arms))
     for prompt in prompts:
         for start in range(0, num_samples, most):
             count = min(most, num_samples - start)
             rows = torch.tensor([list(prompt)] * (count * len(arms)))
-            drawn = list(
-                sample(
-                    edited, rows, generator=generator, stop_id=stop_id, copies=len(arms), **options
-                )
-            )
+            drawn = list(sample(edited, rows, generator=generator, **options))
             lines = torch.stack(drawn, 1).tolist() if drawn else [[] for _ in rows]
             lines = [line[: line.index(stop_id)] if stop_id in line else line for line in lines]
             for number, texts in enumerate(written):
                 texts.extend(lines[number * count : (number + 1) * count])
     return written
+
+
+def _check_held(tokens: int, longest: int, context_length: int) -> None:
+    if tokens < 1:
+        raise UserError(f"held_tokens={tokens}: give 1 or more, or null for every token")
+    if longest > context_length:
+        raise UserError(
+            f"held_tokens={tokens}: texts of {longest} tokens outgrow the context of "
+            f"{context_length}; write fewer, or hold codes at every token with null"
+        )
 
 
 def control_codes(

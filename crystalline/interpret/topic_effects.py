@@ -14,15 +14,15 @@ import torch
 from jaxtyping import Float, Int
 from torch import Tensor
 
-from crystalline.contract import Edits, LanguageModel, ModelOutput
+from crystalline.contract import LanguageModel, ModelOutput
 from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
 from crystalline.interpret.attribution import held_effects
 from crystalline.interpret.code_search import matched_tokens
 from crystalline.interpret.effects import kl
-from crystalline.interpret.interventions import by_rows, clamp
+from crystalline.interpret.interventions import clamp_rows
 from crystalline.interpret.reading import Reading
-from crystalline.interpret.sites import Code, find_sites, fitting
+from crystalline.interpret.sites import Code, Site, find_sites, fitting
 from crystalline.interpret.topics import topic_pattern
 from crystalline.tokenizer import Tokenizer
 
@@ -95,47 +95,51 @@ def moving_codes(
     """
     device = next(model.parameters()).device
     windows, wanted, sites = windows.to(device), wanted.to(device), find_sites(model)
-    measure = _Measure(model, windows, wanted)
+    measure = _Measure(model, sites, windows, wanted)
 
     def expected(output: ModelOutput) -> Float[Tensor, ""]:
         return _named(output.logits.float().log_softmax(-1), wanted).mean()
 
     effects = held_effects(model, windows, expected)
     first = [code for site in effects for code in _best(site, effects, counts, candidates)]
-    figures = measure([clamp(sites, [code]) for code in first])
+    figures = measure([[code] for code in first])
     found = [Moving(code, *each) for code, each in zip(first, figures, strict=True)]
     found = [each for each in found if each.gain > 0 and each.cost > 0]
     found.sort(key=lambda each: -each.gain / each.cost**0.5)
     room = {name: min(codes_per_book, site.room) for name, site in sites.items()}
     fits = fitting((each.code for each in found), room)
     kept = [each for each, fit in zip(found, fits, strict=True) if fit][:num_codes]
-    together = measure(
-        [clamp(sites, [each.code for each in kept[: n + 1]]) for n in range(len(kept))]
-    )
+    codes = [each.code for each in kept]
+    together = measure([codes[: n + 1] for n in range(len(codes))])
     fits = (number for number, (_, cost) in enumerate(together, 1) if cost <= max_cost)
     return kept[: max(fits, default=0)]
 
 
 class _Measure:
-    """Gain and cost of edits."""
+    """Gain and cost of held codes."""
 
     def __init__(
-        self, model: LanguageModel, windows: Int[Tensor, "batch pos"], wanted: Int[Tensor, " n"]
+        self,
+        model: LanguageModel,
+        sites: Mapping[str, Site],
+        windows: Int[Tensor, "batch pos"],
+        wanted: Int[Tensor, " n"],
     ) -> None:
-        self.model, self.windows, self.wanted = model, windows, wanted
+        self.model, self.sites, self.windows, self.wanted = model, sites, windows, wanted
         with evaluating(model):
             output = model(windows)
             self.before = output.logits.float().log_softmax(-1)
             self.mentions = _named(self.before, wanted).mean()
 
-    def __call__(self, arms: Sequence[Edits]) -> list[tuple[float, float]]:
+    def __call__(self, arms: Sequence[Sequence[Code]]) -> list[tuple[float, float]]:
         """Of each of `arms`, held at every position."""
         found: list[tuple[float, float]] = []
         most = max(1, _MAX_VALUES // self.before.numel())
         for start in range(0, len(arms), most):
             some = arms[start : start + most]
             with evaluating(self.model):
-                output = self.model(self.windows.repeat(len(some), 1), edits=by_rows(some))
+                held = clamp_rows(self.sites, some)
+                output = self.model(self.windows.repeat(len(some), 1), edits=held)
                 for log_probs in output.logits.float().log_softmax(-1).chunk(len(some)):
                     gain = _named(log_probs, self.wanted).mean() - self.mentions
                     cost = kl(self.before, log_probs).mean()

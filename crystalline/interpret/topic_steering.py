@@ -20,7 +20,6 @@ from torch import Tensor
 from crystalline.contract import LanguageModel
 from crystalline.errors import UserError
 from crystalline.interpret import steering
-from crystalline.interpret.interventions import clamp
 from crystalline.interpret.reading import Reading
 from crystalline.interpret.sites import Code, find_sites, fitting
 from crystalline.interpret.topic_effects import moving_codes, own_tokens
@@ -161,8 +160,6 @@ def steer_topics(
     *,
     judge: Judge | None,
     seed: int,
-    max_new_tokens: int,
-    held_tokens: int | None = None,
     **options: Any,
 ) -> Steered:
     """Texts without codes, under each topic's, and under others that are used as often.
@@ -175,21 +172,13 @@ def steer_topics(
         counts: See `code_counts`; of every site of the codes.
         judge: None leaves perplexities out.
         seed: Of the texts and of the control's codes.
-        max_new_tokens: Tokens of a text, at most.
-        held_tokens: Codes are held at the first so many tokens, prompt included; None: at all.
         options: Of `steering.continuations`.
 
     Returns:
         Rows of topic, codes (base, steered, control), mentioned, texts, frequency, its Wilson
         interval low and high, log_odds_ratio to the base, distinct_2 and, with a judge, perplexity
         and price, the perplexity over that of the base.
-
-    Raises:
-        UserError: If `held_tokens` is below 1, or the texts outgrow the model's context: once its
-            window slides there are no first tokens.
     """
-    if held_tokens is not None:
-        _check_held(held_tokens, prompts, max_new_tokens, model.context_length)
     sites, random = find_sites(model), np.random.default_rng(seed)
 
     def judged(lines: Sequence[Sequence[int]]) -> tuple[list[str], dict[str, float]]:
@@ -203,10 +192,8 @@ def steer_topics(
 
     control = {topic.name: steering.control_codes(counts, topic.codes, random) for topic in topics}
     held = [codes for topic in topics for codes in (topic.codes, control[topic.name])]
-    arms = [{}, *(clamp(sites, codes, held_tokens) for codes in held)]
-    written = steering.continuations(
-        model, prompts, arms, seed=seed, max_new_tokens=max_new_tokens, **options
-    )
+    arms = [(), *held]
+    written = steering.continuations(model, prompts, sites, arms, seed=seed, **options)
     base, *others = map(judged, written)
     rows: list[dict[str, Any]] = []
     for topic, steered, other in zip(topics, others[::2], others[1::2], strict=True):
@@ -222,19 +209,6 @@ def steer_topics(
                 row["price"] = quality["perplexity"] / base[1]["perplexity"]
             rows.append(row)
     return Steered(rows, control)
-
-
-def _check_held(
-    tokens: int, prompts: Sequence[Sequence[int]], max_new_tokens: int, context_length: int
-) -> None:
-    if tokens < 1:
-        raise UserError(f"held_tokens={tokens}: give 1 or more, or null for every token")
-    longest = max(map(len, prompts)) + max_new_tokens
-    if longest > context_length:
-        raise UserError(
-            f"held_tokens={tokens}: texts of {longest} tokens outgrow the context of "
-            f"{context_length}; write fewer, or hold codes at every token with null"
-        )
 
 
 def steering_figures(rows: Sequence[Mapping[str, Any]]) -> dict[str, float]:

@@ -9,8 +9,8 @@ from crystalline.interpret.interventions import (
     Edited,
     activate,
     activations,
-    by_rows,
     clamp,
+    clamp_rows,
     compose,
     deactivate,
     merge,
@@ -126,14 +126,16 @@ def test_a_clamp_during_generation_equals_an_edited_pass_over_the_result(model):
 @torch.no_grad()
 def test_arms_in_the_rows_of_one_batch_are_as_arms_alone(model):
     sites = find_sites(model)
-    held = clamp(sites, [Code(name, 0, 5) for name in sites])
-    banned = {name: deactivate(site, [0, 1, 2]) for name, site in sites.items()}
-    arms = [held, {}, banned]
-    together = model(tokens().repeat(3, 1), edits=by_rows(arms)).logits.chunk(3)
-    for arm, logits in zip(arms, together, strict=True):
-        torch.testing.assert_close(logits, model(tokens(), edits=arm).logits, rtol=1e-4, atol=1e-5)
+    names = list(sites)
+    arms = [[Code(name, 0, 5) for name in names], [], [Code(names[0], 0, 2), Code(names[-1], 0, 3)]]
+    edits = clamp_rows(sites, arms)
+    together = model(tokens().repeat(3, 1), edits=edits).logits.chunk(3)
+    for codes, logits in zip(arms, together, strict=True):
+        alone = merge(*activations(sites, codes))
+        expected = model(tokens(), edits=alone).logits
+        torch.testing.assert_close(logits, expected, rtol=1e-4, atol=1e-5)
     with pytest.raises(ValueError, match="8 rows are not 3 equal parts"):
-        model(tokens(8), edits=by_rows(arms))
+        model(tokens(8), edits=edits)
 
 
 def test_activation_takes_the_last_slot_or_those_named_at_the_positions_named():

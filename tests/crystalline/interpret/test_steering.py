@@ -4,7 +4,6 @@ import numpy as np
 import pytest
 import torch
 
-from crystalline.interpret.interventions import clamp
 from crystalline.interpret.sites import Code, find_sites
 from crystalline.interpret.steering import (
     Mentions,
@@ -44,18 +43,17 @@ def test_log_odds_by_hand_and_finite_at_the_ends():
 def test_continuations_end_at_the_stop_token_and_repeat_with_the_seed():
     model = build("ziggurat_2")
     prompts = [[0, 4, 5], [0]]
-    [first] = continuations(model, prompts, [{}], num_samples=5, batch_size=2, **OPTIONS)
+    sites = find_sites(model)
+    [first] = continuations(model, prompts, sites, [()], num_samples=5, batch_size=2, **OPTIONS)
     assert len(first) == 10
     assert all(0 not in line and len(line) <= 12 for line in first)
     assert {len(line) for line in first} != {12}
-    sites = find_sites(model)
-    edits = clamp(sites, [Code(name, level, 1) for name in sites for level in (0, 1)])
-    arms = [{}, edits, {}]
+    codes = [Code(name, level, 1) for name in sites for level in (0, 1)]
     again, held, once_more = continuations(
-        model, prompts, arms, num_samples=5, batch_size=6, **OPTIONS
+        model, prompts, sites, [(), codes, ()], num_samples=5, batch_size=6, **OPTIONS
     )
     assert first == again == once_more
-    [alone] = continuations(model, prompts, [edits], num_samples=5, batch_size=2, **OPTIONS)
+    [alone] = continuations(model, prompts, sites, [codes], num_samples=5, batch_size=2, **OPTIONS)
     assert held == alone != first
     assert model.training
 
