@@ -6,6 +6,7 @@ as many are kept as text at hand can bear.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
@@ -37,7 +38,7 @@ class Moving(NamedTuple):
 
     code: Code
     gain: float
-    """Nats by which the log probability of the topic's tokens grows, mean over positions."""
+    """Log of how many times as many tokens of the topic are expected, in nats."""
     cost: float
     """KL divergence, in nats a token, of the predictions without it from those with it."""
 
@@ -74,7 +75,7 @@ def moving_codes(
     codes_per_book: int,
     max_cost: float,
 ) -> list[Moving]:
-    """The codes that raise the probability of `wanted` most, for what they change otherwise.
+    """The codes that make `wanted` most frequent, for what they change otherwise.
 
     They are ordered by gain / sqrt(cost): a push twice as strong gains twice and costs four times,
     so that this tells directions apart and not lengths.
@@ -98,7 +99,7 @@ def moving_codes(
     measure = _Measure(model, sites, windows, wanted)
 
     def expected(output: ModelOutput) -> Float[Tensor, ""]:
-        return _named(output.logits.float().log_softmax(-1), wanted).mean()
+        return _log_share(output.logits.float().log_softmax(-1), wanted)
 
     effects = held_effects(model, windows, expected)
     first = [code for site in effects for code in _best(site, effects, counts, candidates)]
@@ -129,7 +130,7 @@ class _Measure:
         with evaluating(model):
             output = model(windows)
             self.before = output.logits.float().log_softmax(-1)
-            self.mentions = _named(self.before, wanted).mean()
+            self.log_share = _log_share(self.before, wanted)
 
     def __call__(self, arms: Sequence[Sequence[Code]]) -> list[tuple[float, float]]:
         """Of each of `arms`, held at every position."""
@@ -141,17 +142,20 @@ class _Measure:
                 held = clamp_rows(self.sites, some)
                 output = self.model(self.windows.repeat(len(some), 1), edits=held)
                 for log_probs in output.logits.float().log_softmax(-1).chunk(len(some)):
-                    gain = _named(log_probs, self.wanted).mean() - self.mentions
+                    gain = _log_share(log_probs, self.wanted) - self.log_share
                     cost = kl(self.before, log_probs).mean()
                     found.append((float(gain), float(cost)))
         return found
 
 
-def _named(
+def _log_share(
     log_probs: Float[Tensor, "batch pos vocab"], wanted: Int[Tensor, " n"]
-) -> Float[Tensor, "batch pos"]:
-    """Log probability that one of `wanted` comes next."""
-    return log_probs[..., wanted].logsumexp(-1)
+) -> Float[Tensor, ""]:
+    """Log of the share of positions that one of `wanted` is expected to follow.
+
+    A mean of log probabilities would count what happens where no mention is to be expected anyway.
+    """
+    return log_probs[..., wanted].flatten().logsumexp(0) - math.log(log_probs[..., 0].numel())
 
 
 def _best(

@@ -68,6 +68,18 @@ def test_the_code_that_says_it_is_found(model):
     assert max(map(books.count, books)) <= 2
 
 
+def test_gain_is_of_expected_mentions(model):
+    best = max(find(model), key=lambda each: each.gain)
+    held = clamp(find_sites(model), [best.code])
+    tokens = torch.randint(200, (3, 8), generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        before, after = (
+            model.eval()(tokens, edits=edits).logits.softmax(-1)[..., WANTED].mean()
+            for edits in ({}, held)
+        )
+    assert best.gain == pytest.approx(float((after / before).log()), rel=1e-4)
+
+
 def test_limits_hold(model):
     assert find(model, max_cost=0.0) == []
     assert len(find(model, num_codes=1)) == 1
