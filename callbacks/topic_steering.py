@@ -19,6 +19,7 @@ from crystalline.errors import UserError
 from crystalline.files import finite
 from crystalline.generate import encode_prompt
 from crystalline.interpret.reading import read
+from crystalline.interpret.steering import check_held
 from crystalline.interpret.topic_steering import (
     ARMS,
     Judge,
@@ -30,6 +31,7 @@ from crystalline.interpret.topic_steering import (
 )
 from crystalline.sampling import check_options
 from crystalline.text_table import text_table
+from crystalline.tokenizer import Tokenizer
 from crystalline.tradeoff import intervals_png
 
 log = logging.getLogger(__name__)
@@ -45,7 +47,7 @@ class TopicSteering(Callback):
         topics: The words of each topic; a text speaks of it if it holds one of them.
         prompts: Texts to continue, each at the start of a document.
         sequences: Windows of training in which codes are found.
-        choose: By "effect", what holding a code does to the probability of the topic's words, or
+        choose: By "effect", what holding a code does to the mentions to expect, or
             by "firing", where it is found, as in the paper.
         num_codes: Codes of a topic, at most.
         codes_per_book: Of each book, at most.
@@ -56,7 +58,7 @@ class TopicSteering(Callback):
         max_cost: By effect: nats a token (KL divergence) that a topic's codes may cost together.
         num_samples: Texts for each prompt.
         max_new_tokens: Tokens of a text, at most.
-        held_tokens: Codes are held at the first so many tokens of a text; None: at all.
+        held_tokens: Codes are held at the first so many tokens of a text; None: at every token.
         temperature: As in `sample`.
         batch_size: Texts at a time.
         baseline: A checkpoint whose model says what steering costs; None: the run's own model,
@@ -97,6 +99,7 @@ class TopicSteering(Callback):
             candidates=candidates,
             windows=windows,
             batch_size=batch_size,
+            **({} if held_tokens is None else {"held_tokens": held_tokens}),
         )
         if choose not in ("effect", "firing"):
             raise UserError(f"callbacks.topic_steering.choose={choose}: give effect or firing")
@@ -119,6 +122,13 @@ class TopicSteering(Callback):
         self.figures: dict[str, float] = {}
         """Of the summary."""
 
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        model: Any = pl_module.model
+        if model.codebooks():
+            held, most = self.options["held_tokens"], self.options["max_new_tokens"]
+            prompts = self._opened(trainer.datamodule.tokenizer)  # type: ignore[attr-defined]
+            check_held(held, prompts, most, model.context_length)
+
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
         model: Any = pl_module.model
@@ -136,10 +146,7 @@ class TopicSteering(Callback):
                 topics, failed = choose_by_firing(*asked, **self.choice)
             for name, error in failed.items():
                 log.warning("steering leaves %s out: %s", name, error)
-            opened = [
-                [tokenizer.eot_id, *(encode_prompt(tokenizer, prompt) if prompt else [])]
-                for prompt in self.prompts
-            ]
+            opened = self._opened(tokenizer)
             counts, stop = code_counts(reading), tokenizer.eot_id
             found = steer_topics(
                 model, tokenizer, topics, opened, counts, judge=judge, stop_id=stop, **self.options
@@ -166,6 +173,13 @@ class TopicSteering(Callback):
             label = "share of texts about the topic"
             picture = intervals_png([topic.name for topic in topics], bars, label)
             save_artifact(trainer, "steering.png", picture)
+
+    def _opened(self, tokenizer: Tokenizer) -> list[list[int]]:
+        """Each prompt, at the start of a document."""
+        return [
+            [tokenizer.eot_id, *(encode_prompt(tokenizer, prompt) if prompt else [])]
+            for prompt in self.prompts
+        ]
 
     def _judge(self, model: Any, tokenizer: Any) -> tuple[Judge, str]:
         if self.baseline is None:

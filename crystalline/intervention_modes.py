@@ -149,17 +149,21 @@ def states(session: Session) -> Found:
 def steer(session: Session) -> Found:
     """Texts under clamped codes, without them, and under other codes of the same usage."""
     options, baseline = session.sampling(), session.baseline()
-    topics, counts = session.topics()
-    prompts = session.listed("prompts") or [session.config.prompt or ""]
     whole = session.config.held_tokens is None
+    held = None if whole else number(session.config, "held_tokens", int)
+    texts = session.listed("prompts") or [session.config.prompt or ""]
+    prompts = [session.opened(str(text)) for text in texts]
+    context_length = session.model.context_length
+    steering.check_held(held, prompts, options["max_new_tokens"], context_length)
+    topics, counts = session.topics()
     found = steer_topics(
         session.model,
         session.loaded.tokenizer,
         topics,
-        [session.opened(str(text)) for text in prompts],
+        prompts,
         counts,
         judge=None if baseline is None else Judge(baseline.model, baseline.tokenizer),
-        held_tokens=None if whole else number(session.config, "held_tokens", int),
+        held_tokens=held,
         **options,
     )
     chosen = [

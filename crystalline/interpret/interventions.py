@@ -8,7 +8,6 @@ an edit answers with k indices, and no index means "nothing".
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
@@ -157,7 +156,8 @@ def clamp_rows(
             its first one. None: at every position, prompt and generated.
 
     Raises:
-        UserError: If a code does not exist or two of an arm want the same place.
+        UserError: If a code does not exist, two of an arm want the same place, or codes are to be
+            held at the first tokens of a site whose positions cover different numbers of them.
     """
     tables: dict[str, Int[Tensor, "arms k"]] = {}
     for number, codes in enumerate(arms):
@@ -166,21 +166,29 @@ def clamp_rows(
             table[number, slot] = code
     edits: dict[str, Edit] = {}
     for name, table in tables.items():
-        first = None if tokens is None else torch.arange(-(-tokens // sites[name].span))
-        edits[name] = _held(table, first)
+        if tokens is not None and sites[name].varies:
+            raise UserError(
+                f"held_tokens={tokens}: positions of {name} cover different numbers of tokens; "
+                "hold codes at every token with null"
+            )
+        edits[name] = _held(table, None if tokens is None else -(-tokens // sites[name].span))
     return edits
 
 
-def _held(table: Int[Tensor, "arms k"], positions: Tensor | None) -> Edit:
-    """Puts what stands in `table` (-1: nothing) into equal parts of the rows, all in one step."""
-    on = functools.cache(table.to)
+def _held(table: Int[Tensor, "arms k"], end: int | None) -> Edit:
+    """Puts what stands in `table` (-1: nothing) into equal parts of the rows, before `end`."""
+    tables: dict[torch.device, Tensor] = {}
 
     def edit(choice: Choice) -> Tensor:
-        rows = len(choice.indices)
+        rows, device = len(choice.indices), choice.indices.device
         if rows % len(table):
             raise ValueError(f"{rows} rows are not {len(table)} equal parts")
-        held = on(choice.indices.device).repeat_interleave(rows // len(table), 0)[:, None]
-        return torch.where((held >= 0) & _at(choice, positions)[..., None], held, choice.indices)
+        held = tables.setdefault(device, table.to(device))
+        put = held.repeat_interleave(rows // len(table), 0)[:, None]
+        where = put >= 0
+        if end is not None:
+            where = where & (choice.positions < end)[:, None]
+        return torch.where(where, put, choice.indices)
 
     return edit
 

@@ -25,6 +25,8 @@ class Site(NamedTuple):
     shared: bool
     """Whether the k slots share one book; the last slot is then the least similar."""
     span: int
+    varies: bool = False
+    """Whether positions cover different numbers of tokens."""
 
     @property
     def num_books(self) -> int:
@@ -57,10 +59,12 @@ def find_sites(model: LanguageModel) -> dict[str, Site]:
     blank = torch.zeros(1, model.context_length, dtype=torch.int64, device=device)
     with evaluating(model):
         found = model(blank, codes=True).codes
-    return {
-        name: Site(name, codes.codebook_size, codes.indices.shape[-1], codes.shared, codes.span)
-        for name, codes in found.items()
-    }
+    return {name: _described(name, codes) for name, codes in found.items()}
+
+
+def _described(name: str, codes: Codes) -> Site:
+    k, varies = codes.indices.shape[-1], codes.ends is not None
+    return Site(name, codes.codebook_size, k, codes.shared, codes.span, varies)
 
 
 def checked(sites: Mapping[str, Site], codes: Iterable[Code]) -> list[Code]:

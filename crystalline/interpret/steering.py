@@ -95,7 +95,8 @@ def continuations(
         seed: Every arm draws the same numbers, whatever its codes are.
         stop_id: Ends a text; left out of it.
         max_new_tokens: Tokens of a text, at most.
-        held_tokens: Codes are held at the first so many tokens, prompt included; None: at all.
+        held_tokens: Codes are held at the first so many tokens, prompt included; None: at every
+            token.
         batch_size: Texts at a time, of all arms, but one of each at least.
         options: Of `crystalline.sampling.sample`.
 
@@ -106,8 +107,7 @@ def continuations(
         UserError: If `held_tokens` is below 1, or the texts outgrow the model's context: once its
             window slides there are no first tokens.
     """
-    if held_tokens is not None:
-        _check_held(held_tokens, max(map(len, prompts)) + max_new_tokens, model.context_length)
+    check_held(held_tokens, prompts, max_new_tokens, model.context_length)
     generator = torch.Generator().manual_seed(seed)
     options |= {"max_new_tokens": max_new_tokens, "stop_id": stop_id, "copies": len(arms)}
     edited = Edited(model, clamp_rows(sites, arms, held_tokens))
@@ -125,12 +125,25 @@ def continuations(
     return written
 
 
-def _check_held(tokens: int, longest: int, context_length: int) -> None:
-    if tokens < 1:
-        raise UserError(f"held_tokens={tokens}: give 1 or more, or null for every token")
+def check_held(
+    held_tokens: int | None,
+    prompts: Sequence[Sequence[int]],
+    max_new_tokens: int,
+    context_length: int,
+) -> None:
+    """Refuse first tokens of texts that have none; see `continuations`.
+
+    Raises:
+        UserError: If they are below 1, or the context's window would slide.
+    """
+    if held_tokens is None:
+        return
+    if held_tokens < 1:
+        raise UserError(f"held_tokens={held_tokens}: give 1 or more, or null for every token")
+    longest = max(map(len, prompts), default=0) + max_new_tokens - 1  # the last one is never read
     if longest > context_length:
         raise UserError(
-            f"held_tokens={tokens}: texts of {longest} tokens outgrow the context of "
+            f"held_tokens={held_tokens}: texts of {longest + 1} tokens outgrow the context of "
             f"{context_length}; write fewer, or hold codes at every token with null"
         )
 

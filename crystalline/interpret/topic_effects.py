@@ -38,7 +38,7 @@ class Moving(NamedTuple):
 
     code: Code
     gain: float
-    """Log of how many times as many tokens of the topic are expected, in nats."""
+    """Log of the factor by which expected mentions grow, in nats."""
     cost: float
     """KL divergence, in nats a token, of the predictions without it from those with it."""
 

@@ -93,6 +93,8 @@ def test_a_model_without_codes_is_not_steered(corpus, tmp_path):
     ("key", "line"),
     [
         ("topic_steering.num_samples=0", "callbacks.topic_steering.num_samples=0: give 1 or more"),
+        ("topic_steering.held_tokens=0", "callbacks.topic_steering.held_tokens=0: give 1 or more"),
+        ("topic_steering.held_tokens=9", "outgrow the context of"),
         ("topic_steering.baseline=x.ckpt", "baseline=x.ckpt: no such checkpoint"),
         ("code_specificity.codes=0", "callbacks.code_specificity.codes=0: give 1 or more"),
         ("syntax_patching.places=0", "callbacks.syntax_patching.places=0: give 1 or more"),

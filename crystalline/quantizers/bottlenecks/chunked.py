@@ -63,7 +63,10 @@ def largest_ahead(
     bias: Float[Tensor, "1 codebook_size"] | None,
     k: int,
 ) -> Int[Tensor, "n k"] | None:
-    """`largest` of points @ unit_codes.T + bias where a kernel finds it without that matrix."""
+    """`largest` of points @ unit_codes.T + bias where a kernel spares the sort; None elsewhere.
+
+    The kernel ranks in fp32; scores that were computed in TF32 may order close codes otherwise.
+    """
     if k == 1 or not (runs_triton(points) and kernels.applies(points, unit_codes, k)):
         return None
     offsets = points.new_zeros(1, len(unit_codes)) if bias is None else bias

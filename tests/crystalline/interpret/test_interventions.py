@@ -204,6 +204,23 @@ def test_codes_of_a_shared_book_take_its_slots_from_the_last_one_on():
         clamp(sites, [Code("b", 0, code) for code in range(4)])
 
 
+def test_codes_may_be_held_at_the_positions_of_the_first_tokens_alone():
+    sites = {"a": LEVELS._replace(span=2), "b": TOP}
+    edits = clamp_rows(sites, [[Code("a", 1, 5), Code("b", 0, 4)]], tokens=3)
+    found, given = edits["a"](choice(LEVELS)), choice(LEVELS).indices
+    assert bool((found[:, :2, 1] == 5).all())  # tokens 0 and 1, 2 and 3
+    assert torch.equal(found[:, 2:], given[:, 2:])
+    assert torch.equal(found[..., 0], given[..., 0])
+    found, given = edits["b"](choice(TOP)), choice(TOP).indices
+    assert bool((found[:, :3, 2] == 4).all())
+    assert torch.equal(found[:, 3:], given[:, 3:])
+    late = edits["b"](choice(TOP, start=2))
+    assert bool((late[:, 0, 2] == 4).all())
+    assert torch.equal(late[:, 1:], choice(TOP, start=2).indices[:, 1:])
+    with pytest.raises(UserError, match="positions of b cover different numbers of tokens"):
+        clamp_rows({"b": TOP._replace(varies=True)}, [[Code("b", 0, 4)]], tokens=3)
+
+
 @pytest.mark.parametrize(
     ("code", "line"),
     [

@@ -132,7 +132,7 @@ def test_codes_may_be_held_at_the_first_tokens_alone():
     with pytest.raises(UserError, match="held_tokens=0: give 1 or more"):
         steer(max_new_tokens=9, held_tokens=0)
     with pytest.raises(UserError, match="outgrow the context of"):
-        steer(max_new_tokens=model.context_length - 1, held_tokens=4)
+        steer(max_new_tokens=model.context_length, held_tokens=4)
 
 
 def test_codes_by_effect_are_of_topics_with_a_token_of_their_own():
