@@ -17,7 +17,7 @@ from callbacks.undisturbed import undisturbed
 from crystalline.checkpoint import load
 from crystalline.errors import UserError
 from crystalline.files import finite
-from crystalline.generate import encode_prompt
+from crystalline.generate import open_document
 from crystalline.interpret.reading import read
 from crystalline.interpret.steering import check_held
 from crystalline.interpret.topic_steering import (
@@ -31,7 +31,6 @@ from crystalline.interpret.topic_steering import (
 )
 from crystalline.sampling import check_options
 from crystalline.text_table import text_table
-from crystalline.tokenizer import Tokenizer
 from crystalline.tradeoff import intervals_png
 
 log = logging.getLogger(__name__)
@@ -99,8 +98,9 @@ class TopicSteering(Callback):
             candidates=candidates,
             windows=windows,
             batch_size=batch_size,
-            **({} if held_tokens is None else {"held_tokens": held_tokens}),
         )
+        if held_tokens is not None:
+            at_least_one("topic_steering", held_tokens=held_tokens)
         if choose not in ("effect", "firing"):
             raise UserError(f"callbacks.topic_steering.choose={choose}: give effect or firing")
         check_options(max_new_tokens, temperature, None, 1.0)
@@ -125,9 +125,10 @@ class TopicSteering(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         model: Any = pl_module.model
         if model.codebooks():
+            tokenizer = trainer.datamodule.tokenizer  # type: ignore[attr-defined]
+            opened = [open_document(tokenizer, prompt) for prompt in self.prompts]
             held, most = self.options["held_tokens"], self.options["max_new_tokens"]
-            prompts = self._opened(trainer.datamodule.tokenizer)  # type: ignore[attr-defined]
-            check_held(held, prompts, most, model.context_length)
+            check_held(held, opened, most, model.context_length)
 
     def on_test_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         data: Any = trainer.datamodule  # type: ignore[attr-defined]
@@ -146,7 +147,7 @@ class TopicSteering(Callback):
                 topics, failed = choose_by_firing(*asked, **self.choice)
             for name, error in failed.items():
                 log.warning("steering leaves %s out: %s", name, error)
-            opened = self._opened(tokenizer)
+            opened = [open_document(tokenizer, prompt) for prompt in self.prompts]
             counts, stop = code_counts(reading), tokenizer.eot_id
             found = steer_topics(
                 model, tokenizer, topics, opened, counts, judge=judge, stop_id=stop, **self.options
@@ -173,13 +174,6 @@ class TopicSteering(Callback):
             label = "share of texts about the topic"
             picture = intervals_png([topic.name for topic in topics], bars, label)
             save_artifact(trainer, "steering.png", picture)
-
-    def _opened(self, tokenizer: Tokenizer) -> list[list[int]]:
-        """Each prompt, at the start of a document."""
-        return [
-            [tokenizer.eot_id, *(encode_prompt(tokenizer, prompt) if prompt else [])]
-            for prompt in self.prompts
-        ]
 
     def _judge(self, model: Any, tokenizer: Any) -> tuple[Judge, str]:
         if self.baseline is None:

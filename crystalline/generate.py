@@ -70,7 +70,7 @@ def sampling_options(config: DictConfig) -> dict[str, Any]:
     options: dict[str, Any] = {
         "max_new_tokens": number(config, "max_new_tokens", int),
         "temperature": number(config, "temperature", float),
-        "top_k": None if config.top_k is None else number(config, "top_k", int),
+        "top_k": number_or_null(config, "top_k", int),
         "top_p": number(config, "top_p", float),
     }
     check_options(**options)
@@ -91,6 +91,11 @@ def number(config: DictConfig, key: str, kind: type[int] | type[float]) -> Any:
     return kind(value)
 
 
+def number_or_null(config: DictConfig, key: str, kind: type[int] | type[float]) -> Any:
+    """As `number`; None for null."""
+    return None if config[key] is None else number(config, key, kind)
+
+
 def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
     """Ids of the prompt; of a document's start if it has none.
 
@@ -101,6 +106,15 @@ def encode_prompt(tokenizer: Tokenizer, prompt: str) -> list[int]:
         return tokenizer.encode(prompt) or [tokenizer.eot_id]
     except ValueError as error:
         raise UserError(f"prompt: {error}; leave it empty or give what the corpus holds") from error
+
+
+def open_document(tokenizer: Tokenizer, text: str) -> list[int]:
+    """Ids of a text at the start of a document, which may be empty.
+
+    Raises:
+        UserError: If the tokenizer cannot encode it.
+    """
+    return [tokenizer.eot_id, *(encode_prompt(tokenizer, text) if text else [])]
 
 
 def write(text: str) -> None:

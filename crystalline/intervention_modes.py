@@ -14,7 +14,7 @@ from torch import Tensor
 from crystalline.contract import ModelOutput
 from crystalline.errors import UserError
 from crystalline.evaluation import name_of
-from crystalline.generate import number
+from crystalline.generate import number, number_or_null
 from crystalline.interpret import steering
 from crystalline.interpret.effects import composability, jsd, specificity
 from crystalline.interpret.interventions import activations, clamp, merge, patch
@@ -122,7 +122,7 @@ def states(session: Session) -> Found:
             f"do=states: data={name_of(session.loaded, session.config)} is no machine; "
             "name a checkpoint of data=fsm"
         )
-    pairs = None if session.config.pairs is None else number(session.config, "pairs", int)
+    pairs = number_or_null(session.config, "pairs", int)
     if pairs is not None and pairs < 1:
         raise UserError(f"pairs={pairs}: give 1 or more, or null for all")
     seed = number(session.config, "seed", int)
@@ -149,8 +149,7 @@ def states(session: Session) -> Found:
 def steer(session: Session) -> Found:
     """Texts under clamped codes, without them, and under other codes of the same usage."""
     options, baseline = session.sampling(), session.baseline()
-    whole = session.config.held_tokens is None
-    held = None if whole else number(session.config, "held_tokens", int)
+    held = number_or_null(session.config, "held_tokens", int)
     texts = session.listed("prompts") or [session.config.prompt or ""]
     prompts = [session.opened(str(text)) for text in texts]
     context_length = session.model.context_length

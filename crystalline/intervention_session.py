@@ -16,7 +16,7 @@ from crystalline.contract import Edits, ModelOutput
 from crystalline.errors import UserError
 from crystalline.eval_mode import evaluating
 from crystalline.evaluation import data_of
-from crystalline.generate import encode_prompt, number, open_checkpoint, sampling_options
+from crystalline.generate import number, open_checkpoint, open_document, sampling_options
 from crystalline.interpret.reading import read
 from crystalline.interpret.sites import Code, Site, checked, find_sites, site_positions
 from crystalline.interpret.topic_steering import (
@@ -81,8 +81,7 @@ class Session:
         return tokens
 
     def opened(self, text: str) -> list[int]:
-        tokenizer = self.loaded.tokenizer
-        return [tokenizer.eot_id, *(encode_prompt(tokenizer, text) if text else [])]
+        return open_document(self.loaded.tokenizer, text)
 
     def run(self, tokens: Tensor, edits: Edits | None = None) -> ModelOutput:
         with evaluating(self.model):

@@ -42,7 +42,7 @@ class Options:
             UserError: For a value that is out of range or does not go with another, or if the extra
                 is not installed.
         """
-        from crystalline.generate import number
+        from crystalline.generate import number, number_or_null
 
         if config.harness is None:
             raise UserError("hf_model is scored on tasks: add harness=lm_eval")
@@ -60,7 +60,7 @@ class Options:
         found = cls(
             tasks,
             None if config.include_path is None else Path(str(config.include_path)),
-            None if config.num_fewshot is None else number(config, "num_fewshot", int),
+            number_or_null(config, "num_fewshot", int),
             None if config.limit is None else _whole(number(config, "limit", float)),
             number(config, "batch_size", int),
             None if config.hf_model is None else str(config.hf_model),

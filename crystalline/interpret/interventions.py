@@ -183,8 +183,9 @@ def _held(table: Int[Tensor, "arms k"], end: int | None) -> Edit:
         rows, device = len(choice.indices), choice.indices.device
         if rows % len(table):
             raise ValueError(f"{rows} rows are not {len(table)} equal parts")
-        held = tables.setdefault(device, table.to(device))
-        put = held.repeat_interleave(rows // len(table), 0)[:, None]
+        if device not in tables:
+            tables[device] = table.to(device)
+        put = tables[device].repeat_interleave(rows // len(table), 0)[:, None]
         where = put >= 0
         if end is not None:
             where = where & (choice.positions < end)[:, None]

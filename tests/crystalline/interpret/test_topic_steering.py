@@ -25,6 +25,13 @@ TOKENIZER = ByteTokenizer()
 SITE = "layers.0.mlp.group.0"
 
 
+def small_model(*more):
+    torch.manual_seed(0)
+    small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2")
+    config = composed("model=crystalline", *(f"model.{each}" for each in (*small, *more))).model
+    return instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
+
+
 def row(topic, arm, frequency, price=1.0, distinct_2=0.5):
     return {"topic": topic, "codes": arm, "frequency": frequency, "price": price,
             "distinct_2": distinct_2}  # fmt: skip
@@ -80,10 +87,7 @@ def test_codes_are_the_best_of_each_book_and_no_more_than_asked_for():
 
 
 def test_the_text_without_codes_is_written_once_and_judged_by_the_judge():
-    torch.manual_seed(0)
-    small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2")
-    config = composed("model=crystalline", *(f"model.{setting}" for setting in small)).model
-    model = instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
+    model = small_model()
     counts = {SITE: torch.ones(1, 12, dtype=torch.int64)}
     topics = [Topic(name, ["w"], [Code(SITE, 0, code)]) for name, code in (("a", 1), ("b", 2))]
     start, judge = TOKENIZER.eot_id, Judge(model, TOKENIZER)
@@ -100,10 +104,7 @@ def test_the_text_without_codes_is_written_once_and_judged_by_the_judge():
 
 
 def test_codes_may_be_held_at_the_first_tokens_alone():
-    torch.manual_seed(0)
-    small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2")
-    config = composed("model=crystalline", *(f"model.{setting}" for setting in small)).model
-    model = instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
+    model = small_model()
     seen = []
     forward = model.forward
 
@@ -136,11 +137,7 @@ def test_codes_may_be_held_at_the_first_tokens_alone():
 
 
 def test_codes_by_effect_are_of_topics_with_a_token_of_their_own():
-    torch.manual_seed(0)
-    small = ("d_model=16", "num_layers=1", "num_heads=2", "codebook_size=12", "num_codes_k=2",
-             "context_length=16")  # fmt: skip
-    config = composed("model=crystalline", *(f"model.{setting}" for setting in small)).model
-    model = instantiate(config, vocab_size=TOKENIZER.vocab_size, _convert_="all")
+    model = small_model("context_length=16")
     texts = ["a king here now.", "no such thing ok"] * 10
     reading = read(model, [torch.tensor([TOKENIZER.encode(text) for text in texts])])
     options = {"windows": 4, "candidates": 3, "num_codes": 5, "codes_per_book": 2}
